@@ -1,0 +1,54 @@
+"""Checkpointed, exactly-once ETL for Apache Airflow.
+
+The names below are imported on first use, so that parsing a DAG file stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Pipeline": "airflow_checkpoint_etl.pipeline",
+    "PostgresSource": "airflow_checkpoint_etl.pipeline",
+    "PostgresWarehouse": "airflow_checkpoint_etl.pipeline",
+    "CheckpointExtractOperator": "airflow_checkpoint_etl.operators.stages",
+    "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
+    "CheckpointLoadOperator": "airflow_checkpoint_etl.operators.stages",
+    "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
+    "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
+    "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
+}
+
+if TYPE_CHECKING:
+    from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
+    from airflow_checkpoint_etl.operators.stages import (
+        CheckpointExtractOperator,
+        CheckpointLoadOperator,
+        CheckpointTransformOperator,
+    )
+    from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+    from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
+    from airflow_checkpoint_etl.task_groups import checkpoint_task_group
+
+__all__ = [
+    "CheckpointExtractOperator",
+    "CheckpointHook",
+    "CheckpointLoadOperator",
+    "CheckpointSensor",
+    "CheckpointTransformOperator",
+    "Pipeline",
+    "PostgresSource",
+    "PostgresWarehouse",
+    "__version__",
+    "checkpoint_task_group",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,381 @@
+"""The value objects a DAG author writes: a pipeline, its source, its warehouse.
+
+They are frozen, hold connection ids and never connections, and validate themselves, so that bad input
+fails when the DAG file is parsed. Strings in them are Jinja templates; :meth:`Pipeline.resolve`
+returns the rendered copy for one task run. Their ``repr`` goes into the serialised DAG: it is short,
+stable between parses and free of secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Final, Literal, TypeVar
+
+from airflow_checkpoint_etl.errors import invalid
+
+_PIPELINE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,119}")
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?\s*")
+_UNITS: Final = {
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+}
+
+SettleMode = Literal["auto", "locks", "transactions", "none"]
+WriteMode = Literal["append", "upsert"]
+Lineage = Literal["auto", "always", "never"]
+
+T = TypeVar("T")
+
+
+def parse_size(value: int | str, parameter: str) -> int:
+    """Return a size in bytes from a number of bytes or a text such as ``"32MiB"``.
+
+    Raises:
+        ConfigurationError: not a size, or not positive.
+    """
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    size = (
+        int(float(match[1]) * _UNITS[match[2] or "B"])
+        if match
+        else value
+        if isinstance(value, int) and not isinstance(value, bool)
+        else 0
+    )
+    if size <= 0:
+        raise invalid(parameter, value, "not a positive size", 'write bytes or e.g. "32MiB"')
+    return size
+
+
+def _templated(text: str) -> bool:
+    return "{{" in text or "{%" in text
+
+
+def _require_text(parameter: str, value: Any, what: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise invalid(parameter, value, f"must be {what}", f"pass {what} as a string")
+
+
+def _names(parameter: str, value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(name, str) and name for name in names):
+        raise invalid(parameter, value, "must be column names", "pass a name or a tuple of names")
+    if len(set(names)) != len(names):
+        raise invalid(parameter, value, "names a column twice", "name every column once")
+    return names
+
+
+def _positive(parameter: str, value: float | None) -> None:
+    if value is not None and (isinstance(value, bool) or value <= 0):
+        raise invalid(parameter, value, "must be positive", "pass a number above zero")
+
+
+def _choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise invalid(parameter, value, f"must be one of {', '.join(choices)}", "choose one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresSource:
+    """A PostgreSQL table or query to read from, in the order of its cursor.
+
+    Attributes:
+        conn_id: the Airflow connection (type ``postgres``) to read through.
+        table: the table, ``"schema.table"`` or ``"table"``; or give ``query``.
+        query: a SELECT to read instead of a table; needs ``unique=True`` and ``settle_tables``.
+        cursor: the column, or columns, that order the rows: NOT NULL, unique together, indexed,
+            and growing with every insert (or update, for an ``updated_at`` cursor).
+        columns: the columns to read; all of them when left out. The cursor's are always read.
+        where: an SQL row filter; it must be immutable per row.
+        unique: promise that the cursor is unique where no index proves it.
+        settle: how to wait for transactions that commit late: ``"locks"`` for integers from a
+            sequence, ``"transactions"`` for timestamps, ``"auto"`` chooses, ``"none"`` gives up
+            exactly-once.
+        settle_tables: the tables a ``query`` reads, whose writers must be waited for.
+        settle_timeout: seconds to wait for late transactions before the task fails.
+        chunk_rows: rows a chunk holds at most.
+        chunk_bytes: bytes a chunk holds at most in memory, as a number or ``"32MiB"``.
+        text_columns: columns to carry as text, for values Arrow cannot hold (infinite dates).
+        allow_sort: permit a source query that sorts because no index serves the order.
+    """
+
+    conn_id: str
+    table: str | None = None
+    query: str | None = None
+    cursor: str | tuple[str, ...] = "id"
+    columns: tuple[str, ...] | None = None
+    where: str | None = None
+    unique: bool = False
+    settle: SettleMode = "auto"
+    settle_tables: tuple[str, ...] = ()
+    settle_timeout: float = 3600.0
+    chunk_rows: int = 100_000
+    chunk_bytes: int | str = "32MiB"
+    text_columns: tuple[str, ...] = ()
+    allow_sort: bool = False
+
+    def __post_init__(self) -> None:
+        """Normalise names to tuples and refuse what cannot work."""
+        _require_text("conn_id", self.conn_id, "an Airflow connection id")
+        if (self.table is None) == (self.query is None):
+            raise invalid("table", self.table, "exactly one of table and query", "pass one of them")
+        if self.query is not None:
+            _require_text("query", self.query, "a SELECT statement")
+            if not self.unique:
+                raise invalid(
+                    "unique",
+                    self.unique,
+                    "no index can prove that a query's cursor is unique",
+                    "make sure that it is and pass unique=True",
+                )
+            if not self.settle_tables and self.settle != "none":
+                raise invalid(
+                    "settle_tables",
+                    self.settle_tables,
+                    "the writers to wait for are unknown for a query",
+                    "name the tables it reads",
+                )
+        else:
+            _require_text("table", self.table, "a table name")
+        object.__setattr__(self, "cursor", _names("cursor", self.cursor))
+        if not self.cursor:
+            raise invalid("cursor", self.cursor, "is empty", "name the column that orders the rows")
+        for name in ("columns", "text_columns", "settle_tables"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _names(name, value))
+        _choice("settle", self.settle, ("auto", "locks", "transactions", "none"))
+        _positive("settle_timeout", self.settle_timeout)
+        _positive("chunk_rows", self.chunk_rows)
+        object.__setattr__(self, "chunk_bytes", parse_size(self.chunk_bytes, "chunk_bytes"))
+
+    @property
+    def cursor_columns(self) -> tuple[str, ...]:
+        """The cursor's columns, always as a tuple."""
+        return (self.cursor,) if isinstance(self.cursor, str) else self.cursor
+
+    @property
+    def max_chunk_bytes(self) -> int:
+        """``chunk_bytes`` as a number."""
+        return parse_size(self.chunk_bytes, "chunk_bytes")
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change under one pipeline id: source relation, cursor and filter."""
+        return {
+            "source": self.table or self.query,
+            "cursor": list(self.cursor_columns),
+            "where": self.where,
+        }
+
+    def __repr__(self) -> str:
+        what = self.table or "query"
+        return f"PostgresSource({self.conn_id}:{what} by {','.join(self.cursor_columns)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresWarehouse:
+    """The PostgreSQL table to load into, and where the ledger is kept.
+
+    Attributes:
+        conn_id: the Airflow connection (type ``postgres``) to load through.
+        table: the target table, ``"schema.table"`` or ``"table"``.
+        write: ``"append"``, or ``"upsert"`` by ``key`` (the newest version, by cursor, wins).
+        key: the key columns of an upsert; the target needs a unique index on exactly these.
+        create_table: create a missing target from the transformed rows' schema.
+        lineage: keep each row's ledger id in a column ``_ck_chunk``: ``"auto"`` does when the
+            column exists or the table is created here.
+        lock_timeout: seconds to wait for a lock before a load attempt fails.
+        statement_timeout: seconds one load transaction's statement may take; 0 for no limit.
+    """
+
+    conn_id: str
+    table: str
+    write: WriteMode = "append"
+    key: str | tuple[str, ...] = ()
+    create_table: bool = False
+    lineage: Lineage = "auto"
+    lock_timeout: float = 30.0
+    statement_timeout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Normalise names to tuples and refuse what cannot work."""
+        _require_text("conn_id", self.conn_id, "an Airflow connection id")
+        _require_text("table", self.table, "a table name")
+        _choice("write", self.write, ("append", "upsert"))
+        _choice("lineage", self.lineage, ("auto", "always", "never"))
+        object.__setattr__(self, "key", _names("key", self.key))
+        if self.write == "upsert" and not self.key:
+            raise invalid("key", self.key, "upsert needs key columns", 'pass key=("id",)')
+        if self.write == "append" and self.key:
+            raise invalid("key", self.key, "append takes no key", 'leave it out or write="upsert"')
+        _positive("lock_timeout", self.lock_timeout)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The upsert's key columns, always as a tuple."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change under one pipeline id: the target and how it is written."""
+        return {"target": self.table, "write": self.write, "key": list(self.key_columns)}
+
+    def __repr__(self) -> str:
+        return f"PostgresWarehouse({self.conn_id}:{self.table} {self.write})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One flow from a source to a warehouse table.
+
+    Attributes:
+        pipeline_id: a stable name you choose; never a dag or run id. Everything stored is under it.
+        source: where the rows come from.
+        warehouse: where they go, and where the ledger is kept.
+        checkpoint_conn_id: a ``redis`` or ``postgres`` connection for checkpoints and the manifest;
+            its type chooses the store. Left out: the warehouse's own connection.
+        staging: where chunks wait between stages: ``"checkpoint"`` (in the checkpoint store), or an
+            object storage URL: ``"s3://bucket/prefix"``, ``"gs://..."``, ``"file:///..."``.
+        staging_conn_id: the Airflow connection for object storage.
+        staging_grace: seconds a staged chunk is kept after its rows are durably loaded.
+        max_staged_chunk: largest staged chunk accepted, in bytes or as ``"64MiB"``.
+        start_after: begin after this cursor value (one value per cursor column, as text), beside a
+            table that is already loaded up to there.
+    """
+
+    pipeline_id: str
+    source: PostgresSource
+    warehouse: PostgresWarehouse
+    checkpoint_conn_id: str | None = None
+    staging: str = "checkpoint"
+    staging_conn_id: str | None = None
+    staging_grace: float = 900.0
+    max_staged_chunk: int | str = "64MiB"
+    start_after: str | tuple[str, ...] | None = None
+
+    template_fields = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not isinstance(self.pipeline_id, str) or not (
+            _PIPELINE_ID.fullmatch(self.pipeline_id) or _templated(self.pipeline_id)
+        ):
+            raise invalid(
+                "pipeline_id",
+                self.pipeline_id,
+                "must start with a letter and hold letters, digits, '_', '-' and '.', at most 100",
+                "choose a stable name such as 'orders'",
+            )
+        if self.checkpoint_conn_id is not None:
+            _require_text("checkpoint_conn_id", self.checkpoint_conn_id, "an Airflow connection id")
+        if self.staging != "checkpoint" and "://" not in self.staging and not _templated(self.staging):
+            raise invalid(
+                "staging",
+                self.staging,
+                'must be "checkpoint" or an object storage URL',
+                'pass "checkpoint", "s3://bucket/prefix" or "file:///path"',
+            )
+        if self.staging_grace < 0:
+            raise invalid("staging_grace", self.staging_grace, "is negative", "pass seconds")
+        object.__setattr__(
+            self, "max_staged_chunk", parse_size(self.max_staged_chunk, "max_staged_chunk")
+        )
+        if self.start_after is not None:
+            values = (
+                (self.start_after,) if isinstance(self.start_after, (str, int)) else self.start_after
+            )
+            if len(values) != len(self.source.cursor_columns):
+                raise invalid(
+                    "start_after",
+                    self.start_after,
+                    f"the cursor has {len(self.source.cursor_columns)} column(s)",
+                    "pass one value per cursor column",
+                )
+            object.__setattr__(self, "start_after", tuple(str(value) for value in values))
+
+    @property
+    def checkpoint_connection(self) -> str:
+        """The connection id of the checkpoint store."""
+        return self.checkpoint_conn_id or self.warehouse.conn_id
+
+    @property
+    def staged_chunk_cap(self) -> int:
+        """``max_staged_chunk`` as a number of bytes."""
+        return parse_size(self.max_staged_chunk, "max_staged_chunk")
+
+    @property
+    def asset_uri(self) -> str:
+        """The URI of the asset that a load of this pipeline updates."""
+        return f"checkpoint-etl://{self.pipeline_id}"
+
+    @property
+    def asset(self) -> Any:
+        """The Airflow asset that a load updates, for ``schedule=[pipeline.asset]``."""
+        from airflow_checkpoint_etl.operators.asset import pipeline_asset  # noqa: PLC0415
+
+        return pipeline_asset(self.pipeline_id, self.asset_uri)
+
+    def fingerprint(self) -> str:
+        """Digest of what must not change under one pipeline id (see ``identity`` of its parts)."""
+        identity = {**self.source.identity(), **self.warehouse.identity()}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def render(self, render_text: Callable[[str], Any]) -> Pipeline:
+        """Return a copy in which ``render_text`` was applied to every templated string."""
+        return _render(self, render_text)
+
+    def resolve(self, context: Mapping[str, Any]) -> Pipeline:
+        """Return the rendered copy for one task run; Airflow's templater calls this.
+
+        Raises:
+            ConfigurationError: a rendered value is not valid.
+        """
+        from airflow_checkpoint_etl.operators.rendering import renderer  # noqa: PLC0415
+
+        return self.render(renderer(context))
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.pipeline_id}: {self.source!r} -> {self.warehouse!r})"
+
+
+def _render(value: T, render_text: Callable[[str], Any]) -> T:
+    """Rebuild a value object with its templated strings rendered, validating it again."""
+    if isinstance(value, str):
+        return render_text(value) if _templated(value) else value  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(_render(item, render_text) for item in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {
+            item.name: rendered
+            for item in fields(value)
+            if (rendered := _render(getattr(value, item.name), render_text))
+            is not getattr(value, item.name)
+        }
+        return replace(value, **changed) if changed else value
+    return value
+
+
+def check_part(part: str) -> str:
+    """Return ``part`` when it is a valid part key.
+
+    Raises:
+        ConfigurationError: it is empty, too long or holds other characters.
+    """
+    if not isinstance(part, str) or not (_PART.fullmatch(part) or _templated(part)):
+        raise invalid(
+            "part",
+            part,
+            "must hold letters, digits and '_.:+-', at most 120 characters",
+            "key parts by value, e.g. part='tenant-7'; never by map index",
+        )
+    return part

@@ -1,0 +1,357 @@
+"""The interfaces between the runner and the world: source, staging area, checkpoint store, warehouse.
+
+Adapters take connection *factories*, never Airflow: the hook is the composition root. pyarrow appears
+in annotations only, so that importing this module (as parsing a DAG does) does not import pyarrow.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# --- source --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What preflight learnt about the source.
+
+    Attributes:
+        identity: which database and relation this is, for noticing that it was replaced.
+        settle: the settle mode in force (``auto`` resolved).
+        guarantee: the delivery guarantee the source side allows, with its reason.
+        start: the cursor to start at: BEGIN, or the encoded ``start_after``.
+    """
+
+    identity: Mapping[str, str]
+    settle: str
+    guarantee: str
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One chunk's rows as read from the source.
+
+    Attributes:
+        table: the rows in cursor order; every field's metadata names its PostgreSQL type under
+            ``b"pg_type"``.
+        high: the cursor the read reached; the target itself when nothing is left below it.
+    """
+
+    table: pa.Table
+    high: str
+
+
+class Source(Protocol):
+    """Rows in the order of a cursor, readable again by ``(low, high]``."""
+
+    def preflight(self) -> SourceFacts:
+        """Check names, types, order and privileges; raise PreflightError before anything is written."""
+        ...
+
+    def settle(self, after: str) -> str:
+        """Return the bound for one run: the highest cursor below which no more rows can appear.
+
+        Returns ``after`` when there is nothing new. Raises SettleTimeoutError naming the blockers.
+        """
+        ...
+
+    def read(self, low: str, target: str) -> Read:
+        """Read the next chunk of ``(low, target]``, bounded by rows and bytes."""
+        ...
+
+    def read_again(self, low: str, high: str) -> Read:
+        """Read exactly ``(low, high]``."""
+        ...
+
+    def at_or_past(self, position: str, target: str) -> bool:
+        """Whether ``position`` is at or past ``target``, in the source's own order."""
+        ...
+
+    def cancel(self) -> None:
+        """Interrupt the running statement; safe from another thread."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        ...
+
+
+# --- staging area --------------------------------------------------------------------------------
+
+
+class StagingArea(Protocol):
+    """Where chunks wait between stages: immutable named files."""
+
+    def preflight(self) -> None:
+        """Check that the area can be reached and written; raise PreflightError."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store a file durably. Raises ChunkTooLargeError above the area's cap.
+
+        Storing the same bytes under the same name again is allowed; other bytes are refused.
+        """
+        ...
+
+    def get(self, name: str) -> bytes:
+        """Return a file. Raises StagedChunkError when it is missing."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return a file's size in bytes, None when it is missing."""
+        ...
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files; missing ones are no error."""
+        ...
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of stored files under a prefix, for collecting orphans."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        ...
+
+
+# --- checkpoint store ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage as the store remembers it.
+
+    Attributes:
+        checkpoint: the stored checkpoint, None when there is none.
+        fence: the newest fence that wrote here.
+        entries: the stage's manifest entries, in order of seq.
+        faults: what was unreadable and left out, in words; the stage rebuilds it and warns.
+    """
+
+    checkpoint: Checkpoint | None = None
+    fence: int = 0
+    entries: tuple[Chunk, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+class CheckpointStore(Protocol):
+    """The fast, rebuildable record: checkpoints and manifest. No correctness decision rests on it."""
+
+    def preflight(self) -> list[str]:
+        """Connect, create or migrate the schema, and return warnings (e.g. an evicting Redis)."""
+        ...
+
+    def read(self, lane: Lane, stage: Stage) -> StageRecord:
+        """Return what is stored; an empty record when nothing is."""
+        ...
+
+    def begin(self, lane: Lane, fence: int, checkpoint: Checkpoint) -> None:
+        """Take over one stage's record: set its checkpoint, drop entries of other incarnations and
+        entries above the checkpoint's seq, and remember the fence.
+
+        Raises FencedError when a newer fence wrote here.
+        """
+        ...
+
+    def append(self, lane: Lane, fence: int, chunk: Chunk, checkpoint: Checkpoint) -> None:
+        """Add one manifest entry and move the checkpoint, atomically, by compare-and-set.
+
+        The stored record must have this fence and the chunk's incarnation, and stand at
+        ``(chunk.seq - 1, chunk.low)``. ``checkpoint`` is the one after the chunk.
+
+        Raises:
+            FencedError: a newer fence wrote here.
+            ManifestConflictError: the record is gone or stands elsewhere.
+        """
+        ...
+
+    def note_loaded(self, lane: Lane, checkpoint: Checkpoint) -> None:
+        """Record the load frontier; only within its incarnation (or a new one) and never backwards."""
+        ...
+
+    def forget(self, lane: Lane, stage: Stage, seqs: Sequence[int], incarnation: str) -> None:
+        """Drop manifest entries whose chunks were loaded and collected."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        ...
+
+
+# --- warehouse -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """A lane as the warehouse, the arbiter, has it.
+
+    Attributes:
+        frontier: the load frontier, with the transform's state digest.
+        state: the transform's state at that frontier (JSON text), from the ledger.
+        rows_total: rows loaded in this generation.
+        load_fence: the newest load attempt's fence.
+        target_oid: the target table's oid at the last load; None before the first.
+    """
+
+    frontier: Frontier
+    state: str | None = field(default=None, repr=False)
+    rows_total: int = 0
+    load_fence: int = 0
+    target_oid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A stage acquired by one attempt, with the fence that the warehouse handed out."""
+
+    lane: Lane
+    stage: Stage
+    fence: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One DAG run's goal on a lane: from ``low`` to the settled bound ``target``."""
+
+    low: str
+    target: str
+    incarnation: str
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSpec:
+    """What a new lane is created with, and what an existing one is compared with."""
+
+    lane: Lane
+    fingerprint: str
+    start: str
+    source_identity: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What one load transaction did.
+
+    Attributes:
+        already: the chunk was loaded before (by an attempt whose acknowledgement was lost).
+        rows: rows written to the target.
+        ledger_id: the ledger row's id.
+    """
+
+    frontier: Frontier
+    rows: int
+    ledger_id: int
+    already: bool = False
+
+
+class Warehouse(Protocol):
+    """The target table, the ledger and the lanes: authority for "loaded", issuer of fences."""
+
+    def preflight(self) -> None:
+        """Create or migrate the ledger schema; check the target and the role's privileges."""
+        ...
+
+    def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
+        """Take a stage: create the lane if new, bump the fence, set the lease.
+
+        Raises:
+            StageBusyError: another task holds a live lease.
+            PipelineChangedError: the fingerprint, source or target changed.
+            PreflightError: a new lane would load into a table that already holds rows.
+        """
+        ...
+
+    def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
+        """Extend the lease over a second connection; False when a newer fence has taken the stage."""
+        ...
+
+    def release(self, claim: Claim) -> None:
+        """End the lease, if this claim still holds it."""
+        ...
+
+    def lane(self, lane: Lane) -> LaneState | None:
+        """Read a lane; None when it does not exist."""
+        ...
+
+    def run(self, lane: Lane, owner: Owner) -> Run | None:
+        """Read the run row of this owner's DAG run; None when there is none."""
+        ...
+
+    def set_target(self, claim: Claim, run: Run) -> Run:
+        """Store this DAG run's target, keeping one that is already there; returns the stored one."""
+        ...
+
+    def shorten(self, claim: Claim, target: str) -> None:
+        """Lower this DAG run's target to where a budgeted extract stopped."""
+        ...
+
+    def finish(self, claim: Claim) -> None:
+        """Mark this DAG run's row done."""
+        ...
+
+    def accept(self, schema: pa.Schema) -> None:
+        """Check that rows of this schema fit the target exactly, creating it when asked to.
+
+        Raises TypeMismatchError or PreflightError, with the DDL of a missing table.
+        """
+        ...
+
+    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
+        """Load one chunk: compare-and-set, ledger row and rows in one transaction.
+
+        Raises:
+            FencedError: a newer load attempt owns the lane; nothing was written.
+            RewoundError: the lane was rewound; nothing was written.
+            ManifestConflictError: the lane stands elsewhere; nothing was written.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Interrupt the running statement; safe from another thread."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections, if open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The four ports of one pipeline, bound to one lane's connections."""
+
+    source: Source
+    staging: StagingArea
+    checkpoints: CheckpointStore
+    warehouse: Warehouse
+
+    def close(self) -> None:
+        """Close every connection; the first error is raised after all were tried."""
+        errors: list[Exception] = []
+        for port in (self.source, self.staging, self.checkpoints, self.warehouse):
+            try:
+                port.close()
+            except Exception as error:  # noqa: BLE001  every port gets its chance to close
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def cancel(self) -> None:
+        """Interrupt whatever statement is running, from another thread."""
+        self.source.cancel()
+        self.warehouse.cancel()
+
+
+Record = dict[str, Any]
+"""A row as a per-record transform sees it: column name to Python value."""
