@@ -1,0 +1,77 @@
+"""Servers and factories every test level shares; each server is stopped when the run ends."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with PostgresServer(settings={"fsync": "off", "shared_buffers": "128MB"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh database: its connection string and a factory of connections, as the adapters take it."""
+
+    dsn: str
+
+    def connect(self, **options: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.dsn, **options)
+
+    def execute(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one statement in its own transaction and return its rows."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            result = connection.execute(statement, parameters or None)  # type: ignore[arg-type]
+            return result.fetchall() if result.description else []
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def new_database(postgres_server: PostgresServer) -> Iterator[Callable[[], Database]]:
+    """Makes fresh databases, dropped after the test."""
+    made: list[str] = []
+
+    def make() -> Database:
+        name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
+        made.append(name)
+        return Database(postgres_server.create_database(name))
+
+    yield make
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as connection:
+        for name in made:
+            connection.execute(f'drop database if exists "{name}" with (force)')  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    return new_database()
+
+
+@pytest.fixture
+def redis_client(valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
+    """A client of a Valkey that is empty before and after the test."""
+    client = redis.Redis(host=HOST, port=valkey_server.port)
+    client.flushall()
+    yield client
+    client.flushall()
+    client.close()
