@@ -17,10 +17,13 @@ import datetime as dt
 import json
 import re
 import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 BEGIN: Final = "begin"
 """The position before every value: where a lane starts when nothing was loaded yet."""
@@ -85,16 +88,15 @@ def _encode_numeric(value: Any) -> str:
     return "0" if text in {"-0", ""} else text
 
 
+_NUMERIC: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*[1-9])?")
+
+
 def _decode_numeric(text: str) -> CursorValue:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        message = f"{text!r} is not a number"
-        raise CursorError(message) from None
-    if _encode_numeric(value) != text:
+    # By form, before it becomes a number: written out, "1E+999999999" fills a gigabyte.
+    if not _NUMERIC.fullmatch(text) or text == "-0":
         message = f"{text!r} is not the canonical form of a number"
         raise CursorError(message)
-    return value
+    return Decimal(text)
 
 
 def _encode_text(value: Any) -> str:
@@ -123,10 +125,14 @@ def _encode_timestamp(value: Any) -> str:
 
 
 def _encode_timestamptz(value: Any) -> str:
-    if not isinstance(value, dt.datetime) or value.tzinfo is None:
+    if not isinstance(value, dt.datetime) or value.utcoffset() is None:
         message = "a timestamptz cursor is a datetime with a time zone"
         raise CursorError(message)
-    return _iso(value.astimezone(dt.UTC)) + "Z"
+    try:
+        return _iso(value.astimezone(dt.UTC)) + "Z"
+    except OverflowError:
+        message = f"{value} is outside the years 1 to 9999 in UTC"
+        raise CursorError(message) from None
 
 
 def _decode_timestamptz(text: str) -> CursorValue:
@@ -155,8 +161,10 @@ KINDS: Final[dict[str, Kind]] = {
     )
 }
 
-KIND_BY_SQL_TYPE: Final[dict[str, Kind]] = {kind.sql_type: kind for kind in KINDS.values()}
-KIND_BY_SQL_TYPE |= {"varchar": KINDS["txt"]}
+KIND_BY_SQL_TYPE: Final[dict[str, Kind]] = {
+    **{kind.sql_type: kind for kind in KINDS.values()},
+    "varchar": KINDS["txt"],
+}
 
 
 def _encode_one(tag: str, value: Any) -> str:
@@ -195,7 +203,11 @@ def encode(tags: Sequence[str], values: Sequence[Any]) -> str:
         message = "a cursor value is NULL; cursor columns must be NOT NULL"
         raise CursorError(message)
     texts = [_encode_one(tag, value) for tag, value in zip(tags, values, strict=True)]
-    return texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+    return texts[0] if len(texts) == 1 else _join(texts)
+
+
+def _join(texts: Sequence[str]) -> str:
+    return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
 
 
 def decode(text: str) -> tuple[tuple[str, CursorValue], ...]:
@@ -213,6 +225,9 @@ def decode(text: str) -> tuple[tuple[str, CursorValue], ...]:
         raise CursorError(message) from error
     if len(parts) < 2 or not all(isinstance(part, str) for part in parts):  # noqa: PLR2004
         message = f"{text!r} is not a composite cursor of two or more values"
+        raise CursorError(message)
+    if _join(parts) != text:
+        message = f"{text!r} is not canonical; expected {_join(parts)}"
         raise CursorError(message)
     return tuple(_decode_one(part) for part in parts)
 
@@ -260,33 +275,48 @@ def bounds(text: str) -> tuple[Bound, ...]:
     """
     if text == BEGIN:
         return ()
-    return tuple(Bound(KINDS[tag].sql_type, KINDS[tag].encode(value)) for tag, value in decode(text))
+    return tuple(
+        Bound(KINDS[tag].sql_type, KINDS[tag].encode(value)) for tag, value in decode(text)
+    )
 
 
 def display(text: str) -> str:
     """Return a cursor for people: ``812,000`` or ``2026-01-01 00:00:00+00:00, 42``."""
     if text == BEGIN:
         return "the beginning"
-    return ", ".join(
-        f"{value:,}" if isinstance(value, int) else str(value) for _, value in decode(text)
-    )
+
+    def one(value: CursorValue) -> str:
+        if isinstance(value, Decimal):
+            return f"{value:,f}"  # never 1E-10
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return ", ".join(one(value) for _, value in decode(text))
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001  only differences from it are used
 
 
 def share(low: str, at: str, high: str) -> float | None:
-    """Return how far ``at`` is on the way from ``low`` to ``high``, 0 to 1; None where unknown."""
+    """Return how far ``at`` is on the way from ``low`` to ``high``, 0 to 1; None where unknown.
 
-    def number(text: str) -> float | None:
+    Only the first column counts. Starting at :data:`BEGIN`, numbers count from zero; where dates
+    begin is unknown.
+    """
+
+    def number(text: str) -> Fraction | None:
+        # Exact: as floats, neighbouring big integers are equal and wide numerics are infinite.
+        if text == BEGIN:
+            return Fraction(0)
         value = decode(text)[0][1]
         if isinstance(value, dt.datetime):
-            return value.replace(tzinfo=dt.UTC).timestamp()
+            return Fraction((value.replace(tzinfo=None) - _EPOCH) // dt.timedelta(microseconds=1))
         if isinstance(value, dt.date):
-            return float(value.toordinal())
-        return float(value) if isinstance(value, (int, Decimal)) else None
+            return Fraction(value.toordinal())
+        return Fraction(value) if isinstance(value, (int, Decimal)) else None
 
-    if BEGIN in {at, high}:
+    if BEGIN in {at, high} or (low == BEGIN and isinstance(decode(high)[0][1], dt.date)):
         return None
-    end, here = number(high), number(at)
-    start = 0.0 if low == BEGIN else number(low)
-    if end is None or here is None or start is None or end <= start:
+    start, here, end = number(low), number(at), number(high)
+    if start is None or here is None or end is None or end <= start:
         return None
-    return max(0.0, min(1.0, (here - start) / (end - start)))
+    return float(max(Fraction(0), min(Fraction(1), (here - start) / (end - start))))

@@ -53,5 +53,7 @@ def _act(name: str, action: str) -> None:
         message = f"failpoint {name}"
         raise FailpointError(message)
     else:
-        message = f"failpoint {name} has the unknown action {action!r}; use kill, stop, sleep:S, raise"
+        message = (
+            f"failpoint {name} has the unknown action {action!r}; use kill, stop, sleep:S, raise"
+        )
         raise ValueError(message)

@@ -1,9 +1,9 @@
 """The value objects a DAG author writes: a pipeline, its source, its warehouse.
 
-They are frozen, hold connection ids and never connections, and validate themselves, so that bad input
-fails when the DAG file is parsed. Strings in them are Jinja templates; :meth:`Pipeline.resolve`
-returns the rendered copy for one task run. Their ``repr`` goes into the serialised DAG: it is short,
-stable between parses and free of secrets.
+They are frozen, hold connection ids and never connections, and validate themselves, so that bad
+input fails when the DAG file is parsed. Strings in them are Jinja templates;
+:meth:`Pipeline.resolve` returns the rendered copy for one task run. Their ``repr`` goes into the
+serialised DAG: it is short, stable between parses and free of secrets.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from airflow_checkpoint_etl.errors import invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _PIPELINE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,119}")
@@ -67,22 +69,39 @@ def _require_text(parameter: str, value: Any, what: str) -> None:
 
 
 def _names(parameter: str, value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(name, str) and name for name in names):
+    names = (value,) if isinstance(value, str) else value
+    names = tuple(names) if isinstance(names, (tuple, list)) else (None,)
+    if not all(isinstance(name, str) and name.strip() for name in names):
         raise invalid(parameter, value, "must be column names", "pass a name or a tuple of names")
     if len(set(names)) != len(names):
         raise invalid(parameter, value, "names a column twice", "name every column once")
     return names
 
 
-def _positive(parameter: str, value: float | None) -> None:
-    if value is not None and (isinstance(value, bool) or value <= 0):
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _positive(parameter: str, value: float) -> None:
+    if not _is_number(value) or not value > 0:  # "not >" refuses NaN too
         raise invalid(parameter, value, "must be positive", "pass a number above zero")
+
+
+def _not_negative(parameter: str, value: float) -> None:
+    if not _is_number(value) or not value >= 0:
+        raise invalid(parameter, value, "must not be negative", "pass a number of seconds")
+
+
+def _part_of(parameter: str, value: Any) -> None:
+    if not callable(getattr(value, "identity", None)):
+        raise invalid(parameter, value, f"is no {parameter}", f"pass a {parameter} object")
 
 
 def _choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise invalid(parameter, value, f"must be one of {', '.join(choices)}", "choose one of them")
+        raise invalid(
+            parameter, value, f"must be one of {', '.join(choices)}", "choose one of them"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +147,22 @@ class PostgresSource:
         """Normalise names to tuples and refuse what cannot work."""
         _require_text("conn_id", self.conn_id, "an Airflow connection id")
         if (self.table is None) == (self.query is None):
-            raise invalid("table", self.table, "exactly one of table and query", "pass one of them")
+            msg = "table"
+            raise invalid(msg, self.table, "exactly one of table and query", "pass one of them")
         if self.query is not None:
             _require_text("query", self.query, "a SELECT statement")
             if not self.unique:
+                msg = "unique"
                 raise invalid(
-                    "unique",
+                    msg,
                     self.unique,
                     "no index can prove that a query's cursor is unique",
                     "make sure that it is and pass unique=True",
                 )
             if not self.settle_tables and self.settle != "none":
+                msg = "settle_tables"
                 raise invalid(
-                    "settle_tables",
+                    msg,
                     self.settle_tables,
                     "the writers to wait for are unknown for a query",
                     "name the tables it reads",
@@ -149,7 +171,8 @@ class PostgresSource:
             _require_text("table", self.table, "a table name")
         object.__setattr__(self, "cursor", _names("cursor", self.cursor))
         if not self.cursor:
-            raise invalid("cursor", self.cursor, "is empty", "name the column that orders the rows")
+            msg = "cursor"
+            raise invalid(msg, self.cursor, "is empty", "name the column that orders the rows")
         for name in ("columns", "text_columns", "settle_tables"):
             value = getattr(self, name)
             if value is not None:
@@ -157,6 +180,14 @@ class PostgresSource:
         _choice("settle", self.settle, ("auto", "locks", "transactions", "none"))
         _positive("settle_timeout", self.settle_timeout)
         _positive("chunk_rows", self.chunk_rows)
+        if not isinstance(self.chunk_rows, int):
+            msg = "chunk_rows"
+            raise invalid(
+                msg,
+                self.chunk_rows,
+                "must be whole",
+                "pass a number of rows, e.g. 100_000",
+            )
         object.__setattr__(self, "chunk_bytes", parse_size(self.chunk_bytes, "chunk_bytes"))
 
     @property
@@ -215,10 +246,13 @@ class PostgresWarehouse:
         _choice("lineage", self.lineage, ("auto", "always", "never"))
         object.__setattr__(self, "key", _names("key", self.key))
         if self.write == "upsert" and not self.key:
-            raise invalid("key", self.key, "upsert needs key columns", 'pass key=("id",)')
+            msg = "key"
+            raise invalid(msg, self.key, "upsert needs key columns", 'pass key=("id",)')
         if self.write == "append" and self.key:
-            raise invalid("key", self.key, "append takes no key", 'leave it out or write="upsert"')
+            msg = "key"
+            raise invalid(msg, self.key, "append takes no key", 'leave it out or write="upsert"')
         _positive("lock_timeout", self.lock_timeout)
+        _not_negative("statement_timeout", self.statement_timeout)
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -269,38 +303,58 @@ class Pipeline:
         if not isinstance(self.pipeline_id, str) or not (
             _PIPELINE_ID.fullmatch(self.pipeline_id) or _templated(self.pipeline_id)
         ):
+            msg = "pipeline_id"
             raise invalid(
-                "pipeline_id",
+                msg,
                 self.pipeline_id,
                 "must start with a letter and hold letters, digits, '_', '-' and '.', at most 100",
                 "choose a stable name such as 'orders'",
             )
-        if self.checkpoint_conn_id is not None:
-            _require_text("checkpoint_conn_id", self.checkpoint_conn_id, "an Airflow connection id")
-        if self.staging != "checkpoint" and "://" not in self.staging and not _templated(self.staging):
+        _part_of("source", self.source)
+        _part_of("warehouse", self.warehouse)
+        for name in ("checkpoint_conn_id", "staging_conn_id"):
+            if getattr(self, name) is not None:
+                _require_text(name, getattr(self, name), "an Airflow connection id")
+        _require_text("staging", self.staging, '"checkpoint" or an object storage URL')
+        if (
+            self.staging != "checkpoint"
+            and "://" not in self.staging
+            and not _templated(self.staging)
+        ):
+            msg = "staging"
             raise invalid(
-                "staging",
+                msg,
                 self.staging,
                 'must be "checkpoint" or an object storage URL',
                 'pass "checkpoint", "s3://bucket/prefix" or "file:///path"',
             )
-        if self.staging_grace < 0:
-            raise invalid("staging_grace", self.staging_grace, "is negative", "pass seconds")
+        _not_negative("staging_grace", self.staging_grace)
         object.__setattr__(
             self, "max_staged_chunk", parse_size(self.max_staged_chunk, "max_staged_chunk")
         )
         if self.start_after is not None:
-            values = (
-                (self.start_after,) if isinstance(self.start_after, (str, int)) else self.start_after
+            object.__setattr__(self, "start_after", self._start_values(self.start_after))
+
+    def _start_values(self, given: Any) -> tuple[str, ...]:
+        values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        columns = len(self.source.cursor_columns)
+        if len(values) != columns:
+            msg = "start_after"
+            raise invalid(
+                msg,
+                given,
+                f"the cursor has {columns} column(s)",
+                "pass one value per cursor column",
             )
-            if len(values) != len(self.source.cursor_columns):
-                raise invalid(
-                    "start_after",
-                    self.start_after,
-                    f"the cursor has {len(self.source.cursor_columns)} column(s)",
-                    "pass one value per cursor column",
-                )
-            object.__setattr__(self, "start_after", tuple(str(value) for value in values))
+        if any(value is None or isinstance(value, (bool, float)) for value in values):
+            msg = "start_after"
+            raise invalid(
+                msg,
+                given,
+                "a cursor value is exact and never NULL",
+                "pass it as text, as PostgreSQL prints it",
+            )
+        return tuple(str(value) for value in values)
 
     @property
     def checkpoint_connection(self) -> str:
@@ -353,7 +407,8 @@ def _render(value: T, render_text: Callable[[str], Any]) -> T:
     if isinstance(value, str):
         return render_text(value) if _templated(value) else value  # type: ignore[return-value]
     if isinstance(value, tuple):
-        return tuple(_render(item, render_text) for item in value)  # type: ignore[return-value]
+        items = tuple(_render(item, render_text) for item in value)
+        return items if items != value else value  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         changed = {
             item.name: rendered
@@ -372,8 +427,9 @@ def check_part(part: str) -> str:
         ConfigurationError: it is empty, too long or holds other characters.
     """
     if not isinstance(part, str) or not (_PART.fullmatch(part) or _templated(part)):
+        msg = "part"
         raise invalid(
-            "part",
+            msg,
             part,
             "must hold letters, digits and '_.:+-', at most 120 characters",
             "key parts by value, e.g. part='tenant-7'; never by map index",

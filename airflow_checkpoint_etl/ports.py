@@ -6,15 +6,16 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
-
 if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping, Sequence
+
     import pyarrow as pa
+
+    from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
 
 
 # --- source --------------------------------------------------------------------------------------
@@ -316,6 +317,14 @@ class Warehouse(Protocol):
             RewoundError: the lane was rewound; nothing was written.
             ManifestConflictError: the lane stands elsewhere; nothing was written.
         """
+        ...
+
+    def loaded_in_run(self, claim: Claim) -> int:
+        """Return how many chunks this DAG run has loaded so far, over all its tries."""
+        ...
+
+    def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:
+        """Return the newest chunk whose ledger row is older than the grace period; 0 for none."""
         ...
 
     def cancel(self) -> None:

@@ -17,12 +17,14 @@ illegal move raises :class:`IllegalMove` and changes nothing, because nothing he
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 NO_STATE: Final = ""
 """The digest of "no transform state": what a lane starts with."""
@@ -131,7 +133,9 @@ class Frontier:
         if before is not None and (
             before.incarnation != chunk.incarnation or before.seq < chunk.seq
         ):
-            message = f"chunk {chunk.seq} runs ahead of the stage before it, which is at {before.seq}"
+            message = (
+                f"chunk {chunk.seq} runs ahead of the stage before it, which is at {before.seq}"
+            )
             raise IllegalMove(message)
         return replace(self, seq=chunk.seq, cursor=chunk.high, state_digest=chunk.state_digest)
 
@@ -149,9 +153,19 @@ def misfit(frontier: Frontier, chunk: Chunk) -> str | None:
         )
     if chunk.state_in != frontier.state_digest:
         return f"chunk {chunk.seq} was made from another transform state than the stored one"
-    if chunk.high == chunk.low or chunk.high == cursors.BEGIN:
-        return f"chunk {chunk.seq} is empty: ({chunk.low}, {chunk.high}]"
+    if not _ascends(chunk):
+        return f"chunk {chunk.seq} does not ascend: ({chunk.low}, {chunk.high}]"
     return None
+
+
+def _ascends(chunk: Chunk) -> bool:
+    """Whether the chunk's high is above its low, as far as that can be told without the database."""
+    try:
+        return cursors.compare(chunk.low, chunk.high) < 0
+    except cursors.IncomparableError:
+        return True
+    except cursors.CursorError:
+        return False  # of another type than its low
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +273,7 @@ class Owner:
     try_number: int = 1
     ti_id: str = ""
     host: str = ""
+    clear_number: int = 0
 
     @property
     def task(self) -> tuple[str, str, str, int]:

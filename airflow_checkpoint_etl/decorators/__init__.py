@@ -1,1 +1,1 @@
-""""""
+"""TaskFlow decorators."""

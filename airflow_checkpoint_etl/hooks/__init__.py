@@ -1,1 +1,1 @@
-""""""
+"""Hooks: from Airflow connections to ports."""

@@ -1,1 +1,1 @@
-""""""
+"""Operators: the three stages as Airflow tasks."""

@@ -1,1 +1,1 @@
-""""""
+"""Sensors: wait for another pipeline to get somewhere."""

@@ -1,1 +1,1 @@
-""""""
+"""Staging areas: where chunks wait between stages."""

@@ -1,1 +1,1 @@
-""""""
+"""Warehouses: where rows are loaded, and where the ledger decides."""

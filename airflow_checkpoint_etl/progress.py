@@ -1,0 +1,140 @@
+"""What a running stage tells the task log: a line every few seconds, and a summary at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_checkpoint_etl import cursor as cursors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_checkpoint_etl.protocol import Lane, Stage
+
+log = logging.getLogger("airflow_checkpoint_etl.progress")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one attempt of a stage did; small and JSON-ready, for XCom and the asset event.
+
+    Attributes:
+        pipeline: the pipeline's id.
+        part: the part's key.
+        stage: the stage.
+        chunks: chunks this attempt did.
+        rows_in: rows that came in.
+        rows: rows that went out.
+        first: where this attempt began (canonical cursor text, exclusive).
+        last: where it ended (inclusive).
+        target: where the DAG run ends.
+        kept: chunks of earlier attempts that this one found done and kept.
+        seconds: how long the attempt took.
+    """
+
+    pipeline: str
+    part: str
+    stage: str
+    chunks: int
+    rows_in: int
+    rows: int
+    first: str
+    last: str
+    target: str
+    kept: int
+    seconds: float
+
+    def as_xcom(self) -> dict[str, Any]:
+        """Return the summary as a dict of JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Progress:
+    """Counts what an attempt does and logs it, at most once per ``every`` seconds.
+
+    Args:
+        lane: the lane at work.
+        stage: the stage at work.
+        every: seconds between two lines.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, lane: Lane, stage: Stage, every: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
+        self._started = clock()
+        self._spoke = self._started
+        self.chunks = self.rows_in = self.rows = self.kept = 0
+        self.first = self.last = self.target = cursors.BEGIN
+
+    def begin(self, at: str, target: str, kept: int) -> None:
+        """Say where this attempt starts and how far it has to go."""
+        self.first = self.last = at
+        self.target, self.kept = target, kept
+        resumed = f"; {kept:,} chunk(s) of earlier tries are kept" if kept else ""
+        if at == target:
+            log.info("%s %s: nothing to do at %s%s", self._stage, self._lane, self._at(at), resumed)
+            return
+        log.info(
+            "%s %s: from %s to %s%s",
+            self._stage,
+            self._lane,
+            self._at(at),
+            self._at(target),
+            resumed,
+        )
+
+    def chunk(self, seq: int, rows_in: int, rows: int, high: str) -> None:
+        """Count one chunk that is done."""
+        self.chunks += 1
+        self.rows_in += rows_in
+        self.rows += rows
+        self.last = high
+        now = self._clock()
+        if now - self._spoke >= self._every:
+            self._spoke = now
+            log.info("%s %s: %s", self._stage, self._lane, self._line(seq, now))
+
+    def _line(self, seq: int, now: float) -> str:
+        seconds = max(now - self._started, 1e-6)
+        share = cursors.share(self.first, self.last, self.target)
+        way = f", {share:.0%} of the way to {self._at(self.target)}" if share is not None else ""
+        return (
+            f"chunk {seq:,}, {self.rows:,} rows, {self.rows_in / seconds:,.0f} rows/s, "
+            f"last {self._at(self.last)}{way}"
+        )
+
+    def _at(self, text: str) -> str:
+        return cursors.display(text)
+
+    def summary(self) -> Summary:
+        """Log the attempt's last line and return its summary."""
+        seconds = self._clock() - self._started
+        if self.chunks:
+            log.info(
+                "%s %s: done at %s: %s chunk(s), %s rows in %.1f s, %s rows/s",
+                self._stage,
+                self._lane,
+                self._at(self.last),
+                f"{self.chunks:,}",
+                f"{self.rows:,}",
+                seconds,
+                f"{self.rows_in / max(seconds, 1e-6):,.0f}",
+            )
+        return Summary(
+            pipeline=self._lane.pipeline,
+            part=self._lane.part,
+            stage=self._stage.value,
+            chunks=self.chunks,
+            rows_in=self.rows_in,
+            rows=self.rows,
+            first=self.first,
+            last=self.last,
+            target=self.target,
+            kept=self.kept,
+            seconds=round(seconds, 3),
+        )

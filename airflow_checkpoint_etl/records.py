@@ -1,0 +1,171 @@
+"""Between Arrow chunks and the Python records of a per-record transform, without changing a value."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from airflow_checkpoint_etl.columns import PG_TYPE, base_name, field_of, pg_type_of
+from airflow_checkpoint_etl.errors import ValueNotCarriedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_JSON = frozenset({"json", "jsonb"})
+
+
+def to_records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield each row as a dict of Python values.
+
+    timestamptz comes as an aware datetime in UTC, numeric as Decimal, uuid as UUID; json, jsonb and
+    whatever Arrow does not hold (intervals, arrays) as PostgreSQL's own text.
+
+    Raises:
+        ValueNotCarriedError: a date or timestamp is outside Python's years 1 to 9999.
+    """
+    columns = [
+        _to_python(table.column(name), table.schema.field(name)) for name in table.column_names
+    ]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(table.column_names, values, strict=True))
+
+
+def _to_python(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowInvalid):
+        message = (
+            f'column "{field.name}" holds a {field.type} outside what Python can represent; name it in '
+            f'the source\'s text_columns=({field.name!r},) to get it as text, or use mode="batch"'
+        )
+        raise ValueNotCarriedError(message) from None
+    if _is_numeric_text(field):
+        return [None if value is None else Decimal(value) for value in values]
+    return values
+
+
+def _is_numeric_text(field: pa.Field) -> bool:
+    """Whether a numeric travels as text because its digits are not bounded."""
+    return pa.types.is_string(field.type) and base_name(pg_type_of(field) or "") == "numeric"
+
+
+def from_records(
+    records: Sequence[Mapping[str, Any]], schema: pa.Schema, output_columns: Mapping[str, str]
+) -> pa.Table:
+    """Build a table from a transform's records.
+
+    A column's type is, in this order: the one declared in ``output_columns``; that of the incoming
+    column of the same name, where the values fit it; what the values themselves say.
+
+    Args:
+        records: rows with equal keys.
+        schema: the incoming chunk's schema.
+        output_columns: declared PostgreSQL types by column name.
+
+    Raises:
+        ValueNotCarriedError: a column's values are of mixed or unknown types.
+    """
+    if not records:
+        return pa.table({})
+    arrays, fields = [], []
+    for name in records[0]:
+        values = [record[name] for record in records]
+        array, field = _to_arrow(name, values, schema, output_columns.get(name))
+        arrays.append(array)
+        fields.append(field)
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _to_arrow(
+    name: str, values: list[Any], schema: pa.Schema, declared: str | None
+) -> tuple[pa.Array, pa.Field]:
+    position = schema.get_field_index(name)
+    known = (
+        field_of(name, declared) if declared else schema.field(position) if position >= 0 else None
+    )
+    if known is not None:
+        array = _as_field(values, known)
+        if array is not None:
+            return array, known
+        if declared:
+            message = (
+                f'column "{name}" is declared {declared} in output_columns, but the transform returned '
+                "values that do not fit it exactly; return values of that type or change the declaration"
+            )
+            raise ValueNotCarriedError(message)
+    return _inferred(name, values)
+
+
+def _as_field(values: list[Any], field: pa.Field) -> pa.Array | None:
+    """Return the values as the field's type, None where one does not fit exactly."""
+    pg_type = base_name(pg_type_of(field) or "")
+    if pg_type in _JSON:
+        values = [_json_text(value) for value in values]
+    elif _is_numeric_text(field):
+        values = [_numeric_text(value) for value in values]
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return None
+    except (TypeError, ValueError, AttributeError):  # what pyarrow raises for foreign objects
+        return None
+
+
+def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
+    if any(isinstance(value, dict) for value in values):
+        return pa.array([_json_text(value) for value in values], pa.string()), field_of(
+            name, "jsonb"
+        )
+    try:
+        array = pa.array(values)
+    except (
+        pa.ArrowInvalid,
+        pa.ArrowTypeError,
+        pa.ArrowNotImplementedError,
+        OverflowError,
+    ) as error:
+        kinds = sorted({type(value).__name__ for value in values if value is not None})
+        message = (
+            f'column "{name}" of the transform\'s records holds {", ".join(kinds)}, which no one type '
+            f"carries exactly ({type(error).__name__}); return one type, or declare it with "
+            f"output_columns={{{name!r}: ...}}"
+        )
+        raise ValueNotCarriedError(message) from None
+    return array, pa.field(name, array.type)
+
+
+def _json_text(value: Any) -> Any:
+    """Return JSON text for dicts and lists; a str is JSON text already, as it came from the source."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _numeric_text(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        return value  # None stays; anything else does not fit and is found by the caller
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def remember_types(
+    table: pa.Table, schema: pa.Schema, output_columns: Mapping[str, str]
+) -> pa.Table:
+    """Put PostgreSQL types back on a batch transform's result, where Arrow's own steps lost them.
+
+    A declared column gets its declared type; a column that has the name and Arrow type of an incoming
+    one is taken to have its PostgreSQL type too.
+    """
+    fields = []
+    for field in table.schema:
+        position = schema.get_field_index(field.name)
+        if field.name in output_columns:
+            pg_type = output_columns[field.name]
+            fields.append(field.with_metadata({PG_TYPE: pg_type.encode()}))
+        elif position >= 0 and schema.field(position).type == field.type:
+            fields.append(field.with_metadata(schema.field(position).metadata))
+        else:
+            fields.append(field)
+    return table.cast(pa.schema(fields)) if fields else table

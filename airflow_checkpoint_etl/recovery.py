@@ -1,0 +1,224 @@
+"""R, reconcile: where a stage goes on, after any crash and whatever the checkpoint store still knows.
+
+The anchor is always the warehouse. The checkpoint store is read first and the warehouse second (I6 in
+docs/protocol.md): read the other way round, a load that commits in between would make the store look
+ahead of the warehouse. A stage cuts only its own list, under its own fence.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.collect import staged_prefix
+from airflow_checkpoint_etl.errors import RewoundError, WarehouseRestoredError
+from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.protocol import (
+    NO_STATE,
+    Checkpoint,
+    Stage,
+    reconcile,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_checkpoint_etl.ports import Claim, LaneState, Ports, StageRecord
+    from airflow_checkpoint_etl.protocol import (
+        Chunk,
+        Frontier,
+        Lane,
+    )
+
+log = logging.getLogger(__name__)
+
+
+def now() -> str:
+    """Return the time, ISO 8601 in UTC, for records that people read."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a stage goes on.
+
+    Attributes:
+        checkpoint: the stage's checkpoint, already stored under its fence.
+        kept: chunks of earlier attempts that are done, staged and not yet loaded.
+        lane: the lane as the warehouse had it.
+        sources: for transform and load, the chunks of the stage before, by number.
+    """
+
+    checkpoint: Checkpoint
+    kept: tuple[Chunk, ...]
+    lane: LaneState
+    sources: dict[int, Chunk]
+
+
+class Recovery:
+    """Reconciles one lane's stages with the warehouse.
+
+    Args:
+        ports: the pipeline's ports.
+        lane: the lane.
+    """
+
+    def __init__(self, ports: Ports, lane: Lane) -> None:
+        self._ports, self._lane = ports, lane
+
+    def extract(self, claim: Claim) -> Resumed:
+        """Keep the extracted chunks that chain from the warehouse and are still staged."""
+        record = self._read(Stage.EXTRACT)
+        after = self._read(Stage.TRANSFORM).checkpoint
+        state = self._lane_state()
+        failpoint("extract.after_read_state")
+        kept = self._chain(Stage.EXTRACT, state, record)
+        kept = self._still_staged(state, kept, needed_after=after.frontier.seq if after else 0)
+        return self._begin(claim, state, record, kept)
+
+    def transform(self, claim: Claim, is_done: Callable[[str], bool]) -> Resumed:
+        """Keep the transformed chunks, stepping back to where the extracted ones continue them.
+
+        Args:
+            claim: the stage's claim.
+            is_done: whether a position is at or past the run's target.
+        """
+        sources = {entry.seq: entry for entry in self._read(Stage.EXTRACT).entries}
+        record = self._read(Stage.TRANSFORM)
+        state = self._lane_state()
+        failpoint("transform.after_read_state")
+        kept = self._chain(Stage.TRANSFORM, state, record)
+        kept = self._still_staged(state, kept, needed_after=state.frontier.seq)
+        sources = {
+            seq: entry
+            for seq, entry in sources.items()
+            if entry.incarnation == state.frontier.incarnation
+        }
+        for length in range(len(kept), -1, -1):
+            at = kept[length - 1].high if length else state.frontier.cursor
+            source = sources.get(state.frontier.seq + length + 1)
+            if is_done(at) or (source is not None and source.low == at):
+                if length < len(kept):
+                    log.warning(
+                        "transform %s: extract cut its chunks anew; going back to %s",
+                        self._lane,
+                        cursors.display(at),
+                    )
+                kept = kept[:length]
+                break
+        return replace(self._begin(claim, state, record, kept), sources=sources)
+
+    def load(self) -> Resumed:
+        """The warehouse is the frontier; the manifest only says what comes next."""
+        record = self._read(Stage.TRANSFORM)
+        state = self._lane_state()
+        failpoint("load.after_read_state")
+        chain = self._chain(Stage.TRANSFORM, state, record)
+        checkpoint = Checkpoint(
+            Stage.LOAD, state.frontier, state.rows_total, state.rows_total, now(), state.state
+        )
+        return Resumed(checkpoint, (), state, {chunk.seq: chunk for chunk in chain})
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def _read(self, stage: Stage) -> StageRecord:
+        record = self._ports.checkpoints.read(self._lane, stage)
+        for fault in record.faults:
+            log.warning("%s %s: %s; it is rebuilt from the warehouse", stage, self._lane, fault)
+        return record
+
+    def _lane_state(self) -> LaneState:
+        """Read the lane, now that the store was read; a store ahead of it means a restored warehouse."""
+        noted = self._read(Stage.LOAD).checkpoint
+        state = self._ports.warehouse.lane(self._lane)
+        if state is None:
+            message = f"{self._lane} is gone from the warehouse; clear extract with Downstream"
+            raise RewoundError(message)
+        frontier = state.frontier
+        if (
+            noted is not None
+            and noted.frontier.incarnation == frontier.incarnation
+            and noted.frontier.seq > frontier.seq
+        ):
+            message = (
+                f"{self._lane}: the checkpoint store has seen chunk {noted.frontier.seq} loaded "
+                f"({cursors.display(noted.frontier.cursor)}), but the warehouse is at chunk "
+                f"{frontier.seq} ({cursors.display(frontier.cursor)}): the warehouse was restored to "
+                "an older state. If that is meant, delete the pipeline's keys in the checkpoint store "
+                "and clear extract with Downstream: all that came after loads again"
+            )
+            raise WarehouseRestoredError(message)
+        return state
+
+    def _chain(self, stage: Stage, state: LaneState, record: StageRecord) -> tuple[Chunk, ...]:
+        chain = reconcile(state.frontier, record.entries, stateful=stage is Stage.TRANSFORM)
+        if chain.reason:
+            log.warning(
+                "%s %s: %s staged chunk(s) do not continue the warehouse: %s",
+                stage,
+                self._lane,
+                len(chain.cut),
+                chain.reason,
+            )
+        return chain.kept
+
+    def _still_staged(
+        self, state: LaneState, chunks: tuple[Chunk, ...], needed_after: int
+    ) -> tuple[Chunk, ...]:
+        """Keep the chunks before the first whose staged file is gone though still needed."""
+        if not any(chunk.seq > needed_after for chunk in chunks):
+            return chunks
+        prefix = staged_prefix(self._lane, state.frontier.incarnation)
+        staged = set(self._ports.staging.names(prefix))
+        for position, chunk in enumerate(chunks):
+            if chunk.seq > needed_after and chunk.name not in staged:
+                log.warning(
+                    "%s: the staged file of chunk %s is gone; going back to %s",
+                    self._lane,
+                    chunk.seq,
+                    cursors.display(chunk.low),
+                )
+                return chunks[:position]
+        return chunks
+
+    def _begin(
+        self, claim: Claim, state: LaneState, record: StageRecord, kept: tuple[Chunk, ...]
+    ) -> Resumed:
+        """Store where we go on, under our fence; older attempts can append nothing from here."""
+        stateful = claim.stage is Stage.TRANSFORM
+        frontier: Frontier = (
+            state.frontier if stateful else replace(state.frontier, state_digest=NO_STATE)
+        )
+        for chunk in kept:
+            frontier = frontier.advance(chunk)
+        rows_in, rows = _totals(state, record, kept)
+        checkpoint = Checkpoint(
+            claim.stage,
+            frontier,
+            rows_in,
+            rows,
+            updated_at=now(),
+            state=(kept[-1].state if kept else state.state) if stateful else None,
+        )
+        self._ports.checkpoints.begin(self._lane, claim.fence, checkpoint)
+        failpoint(f"{claim.stage}.after_begin")
+        return Resumed(checkpoint, kept, state, {})
+
+
+def _totals(state: LaneState, record: StageRecord, kept: tuple[Chunk, ...]) -> tuple[int, int]:
+    """Rows in and out up to the kept chunks: what is stored less what is cut, else from the ledger."""
+    stored = record.checkpoint
+    if stored is not None and stored.frontier.incarnation == state.frontier.incarnation:
+        last = kept[-1].seq if kept else state.frontier.seq
+        cut = [entry for entry in record.entries if entry.seq > last]
+        return (
+            stored.rows_in - sum(entry.rows_in for entry in cut),
+            stored.rows - sum(entry.rows for entry in cut),
+        )
+    return (
+        state.rows_total + sum(chunk.rows_in for chunk in kept),
+        state.rows_total + sum(chunk.rows for chunk in kept),
+    )

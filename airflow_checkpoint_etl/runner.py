@@ -1,0 +1,417 @@
+"""One loop per stage: read, effect, advance.
+
+Nobody but this module advances a frontier. It knows the ports and the protocol and nothing of
+Airflow; its steps carry the letters of docs/protocol.md (A acquire, R reconcile, E, T, L, D, G).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.collect import collect, staged_name
+from airflow_checkpoint_etl.errors import (
+    CancelledError,
+    FencedError,
+    ManifestConflictError,
+    RewoundError,
+    UpstreamLostError,
+)
+from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.lease import LeaseKeeper
+from airflow_checkpoint_etl.ports import LaneSpec, Run
+from airflow_checkpoint_etl.progress import Progress
+from airflow_checkpoint_etl.protocol import Chunk, Stage
+from airflow_checkpoint_etl.recovery import Recovery, now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from airflow_checkpoint_etl.ports import Claim, Ports
+    from airflow_checkpoint_etl.progress import Summary
+    from airflow_checkpoint_etl.protocol import Checkpoint, Frontier, Lane, Owner
+    from airflow_checkpoint_etl.transform import Transformer
+
+log = logging.getLogger(__name__)
+
+_CONFLICTS: Final = 5
+"""Reconciliations without a chunk of progress between them before the attempt gives up."""
+_COLLECT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Everything about one attempt of one stage that is not a port.
+
+    Attributes:
+        lane: the lane to work on.
+        owner: who works, for the lease and the audit.
+        fingerprint: of what must not change under the pipeline's id.
+        lease: how long the stage stays ours without a heartbeat.
+        grace: how long a staged chunk is kept after its rows are loaded.
+        progress_seconds: seconds between two lines in the log.
+        max_rows: extract stops after this many rows, the run's target moves there; None: no limit.
+        max_seconds: the same in seconds.
+    """
+
+    lane: Lane
+    owner: Owner
+    fingerprint: str
+    lease: dt.timedelta = field(default=dt.timedelta(seconds=60))
+    grace: dt.timedelta = field(default=dt.timedelta(minutes=15))
+    progress_seconds: float = 5.0
+    max_rows: int | None = None
+    max_seconds: float | None = None
+
+
+class StageRunner:
+    """Runs one attempt of a stage to the run's target.
+
+    Args:
+        ports: source, staging area, checkpoint store and warehouse.
+        attempt: who works on what.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, ports: Ports, attempt: Attempt, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ports, self._attempt, self._clock = ports, attempt, clock
+        self._lane = attempt.lane
+        self._recovery = Recovery(ports, attempt.lane)
+        self._stop = threading.Event()
+        self._keeper: LeaseKeeper | None = None
+
+    def stop(self) -> None:
+        """Ask the attempt to end: sets the flag and interrupts the running statement."""
+        self._stop.set()
+        self._ports.cancel()
+
+    # --- the three stages ----------------------------------------------------------------------
+
+    def extract(self) -> Summary:
+        """Read the source up to a settled bound and stage it, chunk by chunk."""
+        facts = self._ports.source.preflight()
+        self._preflight()
+        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, facts.guarantee)
+        spec = LaneSpec(self._lane, self._attempt.fingerprint, facts.start, facts.identity)
+        with self._working(Stage.EXTRACT, spec) as (claim, progress):
+            resumed = self._recovery.extract(claim)
+            checkpoint = resumed.checkpoint
+            run = self._goal(claim, checkpoint.frontier)
+            progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
+            started, conflicts = self._clock(), 0
+            while not self._reached(checkpoint.frontier.cursor, run.target):
+                self._check()
+                if self._budget_is_spent(progress, started):
+                    run = self._shorten(claim, progress, checkpoint.frontier)
+                    break
+                try:
+                    chunk = self._extract_chunk(claim, checkpoint.frontier, run.target)
+                    checkpoint = self._append(claim, checkpoint, chunk)
+                except ManifestConflictError as conflict:
+                    conflicts = self._conflict(conflict, conflicts)
+                    checkpoint = self._recovery.extract(claim).checkpoint
+                    continue
+                conflicts = 0
+                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+            return progress.summary()
+
+    def transform(self, transformer: Transformer | None) -> Summary:
+        """Transform the staged chunks up to the run's target; None passes them on as they are."""
+        self._preflight()
+        with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
+            run = self._given_goal(claim)
+            is_done = partial(self._reached, target=run.target)
+            resumed = self._recovery.transform(claim, is_done)
+            checkpoint, conflicts = resumed.checkpoint, 0
+            progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
+            while not is_done(checkpoint.frontier.cursor):
+                self._check()
+                source = self._next(claim, resumed.sources, checkpoint.frontier, run)
+                try:
+                    chunk = self._transform_chunk(claim, checkpoint, source, transformer)
+                    checkpoint = self._append(claim, checkpoint, chunk)
+                except ManifestConflictError as conflict:
+                    conflicts = self._conflict(conflict, conflicts)
+                    resumed = self._recovery.transform(claim, is_done)
+                    checkpoint = resumed.checkpoint
+                    continue
+                conflicts = 0
+                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+            return progress.summary()
+
+    def load(self) -> Summary:
+        """Load the transformed chunks up to the run's target, each in one transaction."""
+        self._preflight()
+        with self._working(Stage.LOAD, self._spec()) as (claim, progress):
+            run = self._given_goal(claim)
+            resumed = self._recovery.load()
+            checkpoint = resumed.checkpoint
+            self._note_loaded(checkpoint)
+            kept = self._ports.warehouse.loaded_in_run(claim)
+            progress.begin(checkpoint.frontier.cursor, run.target, kept)
+            conflicts, collected = 0, self._clock()
+            while not self._reached(checkpoint.frontier.cursor, run.target):
+                self._check()
+                chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
+                try:
+                    checkpoint = self._load_chunk(claim, checkpoint, chunk, progress)
+                except ManifestConflictError as conflict:
+                    conflicts = self._conflict(conflict, conflicts)
+                    resumed = self._recovery.load()
+                    checkpoint = resumed.checkpoint
+                    continue
+                conflicts = 0
+                self._note_loaded(checkpoint)
+                if self._clock() - collected >= _COLLECT_SECONDS:
+                    collected = self._clock()
+                    self._collect()
+            failpoint("load.before_finish")
+            self._ports.warehouse.finish(claim)
+            self._collect()
+            return progress.summary()
+
+    # --- A: acquire ----------------------------------------------------------------------------
+
+    def _preflight(self) -> None:
+        """Everything that can be known to be wrong is found here, before anything is written."""
+        for warning in self._ports.checkpoints.preflight():
+            log.warning("%s", warning)
+        self._ports.staging.preflight()
+        self._ports.warehouse.preflight()
+
+    def _spec(self) -> LaneSpec:
+        return LaneSpec(self._lane, self._attempt.fingerprint, cursors.BEGIN)
+
+    @contextlib.contextmanager
+    def _working(self, stage: Stage, spec: LaneSpec) -> Iterator[tuple[Claim, Progress]]:
+        attempt = self._attempt
+        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock)
+        claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
+        log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
+        try:
+            with LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper:
+                yield claim, progress
+        except Exception:
+            if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
+                message = (
+                    f"{stage} of {self._lane} was stopped; everything committed so far is kept"
+                )
+                raise CancelledError(message) from None
+            raise
+        finally:
+            # Best effort: a lease that is not released runs out by itself.
+            with contextlib.suppress(Exception):
+                self._ports.warehouse.release(claim)
+
+    def _check(self) -> None:
+        """Between two chunks: were we asked to stop, or taken over?"""
+        if self._stop.is_set():
+            raise CancelledError
+        if self._keeper is not None and self._keeper.lost:
+            raise FencedError
+
+    def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
+        if before + 1 >= _CONFLICTS:
+            raise conflict
+        log.warning("%s; reconciling with the warehouse", conflict)
+        return before + 1
+
+    # --- E0 and D: where a run ends ------------------------------------------------------------
+
+    def _goal(self, claim: Claim, frontier: Frontier) -> Run:
+        """E0: an unfinished run keeps its target, else settle and store a new one."""
+        run = self._ports.warehouse.run(self._lane, claim.owner)
+        if run is not None and not run.done and run.incarnation == frontier.incarnation:
+            return run
+        failpoint("extract.before_settle")
+        target = self._ports.source.settle(frontier.cursor)
+        failpoint("extract.after_settle")
+        goal = Run(frontier.cursor, target, frontier.incarnation)
+        return self._ports.warehouse.set_target(claim, goal)
+
+    def _given_goal(self, claim: Claim) -> Run:
+        """The target that this DAG run's extract has stored."""
+        run = self._ports.warehouse.run(self._lane, claim.owner)
+        if run is None:
+            message = (
+                f"{self._lane}: extract of DAG run {claim.owner.run_id} has not settled how far this "
+                f"run goes, so {claim.stage} has no target; run (or clear) extract with Downstream"
+            )
+            raise UpstreamLostError(message)
+        state = self._ports.warehouse.lane(self._lane)
+        if state is None or state.frontier.incarnation != run.incarnation:
+            message = (
+                f"{self._lane} was rewound or reset after extract of DAG run {claim.owner.run_id}; "
+                "clear extract with Downstream"
+            )
+            raise RewoundError(message)
+        return run
+
+    def _reached(self, position: str, target: str) -> bool:
+        if position == target:
+            return True
+        try:
+            return cursors.compare(position, target) >= 0
+        except cursors.IncomparableError:
+            return self._ports.source.at_or_past(position, target)
+
+    def _budget_is_spent(self, progress: Progress, started: float) -> bool:
+        rows, seconds = self._attempt.max_rows, self._attempt.max_seconds
+        return progress.chunks > 0 and (
+            (rows is not None and progress.rows_in >= rows)
+            or (seconds is not None and self._clock() - started >= seconds)
+        )
+
+    def _shorten(self, claim: Claim, progress: Progress, frontier: Frontier) -> Run:
+        self._ports.warehouse.shorten(claim, frontier.cursor)
+        progress.target = frontier.cursor
+        log.info(
+            "extract %s: the budget of this run is spent at %s; the next run goes on from there",
+            self._lane,
+            cursors.display(frontier.cursor),
+        )
+        return Run(progress.first, frontier.cursor, frontier.incarnation)
+
+    def _next(self, claim: Claim, chunks: dict[int, Chunk], frontier: Frontier, run: Run) -> Chunk:
+        """Return the chunk that continues the frontier, or say that the stage before lost it."""
+        chunk = chunks.get(frontier.seq + 1)
+        if chunk is not None and chunk.low == frontier.cursor:
+            return chunk
+        before = claim.stage.before
+        message = (
+            f"{claim.stage} of {self._lane} is at {cursors.display(frontier.cursor)} and this run ends "
+            f"at {cursors.display(run.target)}, but {before} has no staged chunk that continues there "
+            "(the checkpoint store or the staging area lost it). Clear extract with Downstream; a new "
+            "DAG run heals by itself. Rows already loaded stay and are not loaded again"
+        )
+        raise UpstreamLostError(message)
+
+    # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
+
+    def _extract_chunk(self, claim: Claim, frontier: Frontier, target: str) -> Chunk:
+        failpoint("extract.before_read")
+        read = self._ports.source.read(frontier.cursor, target)
+        failpoint("extract.after_read")
+        return self._stage(
+            claim,
+            read.table,
+            Chunk(
+                incarnation=frontier.incarnation,
+                seq=frontier.seq + 1,
+                low=frontier.cursor,
+                high=read.high,
+                rows_in=read.table.num_rows,
+                rows=read.table.num_rows,
+                name="",
+                size=0,
+                digest="",
+                fence=claim.fence,
+            ),
+        )
+
+    def _transform_chunk(
+        self, claim: Claim, checkpoint: Checkpoint, source: Chunk, transformer: Transformer | None
+    ) -> Chunk:
+        frontier = checkpoint.frontier
+        chunk = Chunk(
+            incarnation=frontier.incarnation,
+            seq=source.seq,
+            low=source.low,
+            high=source.high,
+            rows_in=source.rows,
+            rows=source.rows,
+            name=source.name,
+            size=source.size,
+            digest=source.digest,
+            fence=claim.fence,
+            input_digest=source.digest,
+            state_in=frontier.state_digest,
+            state=checkpoint.state,
+            staged_at=now(),
+        )
+        if transformer is None:
+            return chunk  # passes the frontier; the extracted file is the transformed one
+        table = self._fetch(source)
+        failpoint("transform.before_apply")
+        result, state = transformer.apply(table, checkpoint.state, source)
+        failpoint("transform.after_apply")
+        return self._stage(claim, result, replace(chunk, rows=result.num_rows, state=state))
+
+    def _stage(self, claim: Claim, table: pa.Table, chunk: Chunk) -> Chunk:
+        """E2: write the file, durable; the chunk comes back with its name, size and digest."""
+        from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
+
+        data = codec.encode(table)
+        digest = codec.digest(data)
+        name = staged_name(
+            self._lane, chunk.incarnation, claim.stage, chunk.seq, claim.fence, digest
+        )
+        failpoint(f"{claim.stage}.before_stage")
+        self._ports.staging.put(name, data)
+        failpoint(f"{claim.stage}.after_stage")
+        return replace(chunk, name=name, size=len(data), digest=digest, staged_at=now())
+
+    def _append(self, claim: Claim, checkpoint: Checkpoint, chunk: Chunk) -> Checkpoint:
+        """E3: the compare-and-set append to the manifest; only then does the frontier move."""
+        advanced = checkpoint.advance(chunk, at=now())
+        self._check()
+        failpoint(f"{claim.stage}.before_append")
+        self._ports.checkpoints.append(self._lane, claim.fence, chunk, advanced)
+        failpoint(f"{claim.stage}.after_append")
+        return advanced
+
+    def _fetch(self, chunk: Chunk) -> pa.Table:
+        from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
+
+        data = self._ports.staging.get(chunk.name)
+        codec.verify(chunk.name, data, chunk.digest)
+        return codec.decode(data)
+
+    # --- L, L6 and G ------------------------------------------------------------------------------
+
+    def _load_chunk(
+        self, claim: Claim, checkpoint: Checkpoint, chunk: Chunk, progress: Progress
+    ) -> Checkpoint:
+        """L1-L5: one chunk, one transaction; a chunk that an earlier attempt loaded is skipped."""
+        advanced = checkpoint.advance(chunk, at=now())
+        table = self._fetch(chunk)
+        failpoint("load.before_load")
+        loaded = self._ports.warehouse.load(claim, chunk, table)
+        if loaded.already:
+            log.info("load %s: chunk %s was loaded by an earlier try", self._lane, chunk.seq)
+        else:
+            progress.chunk(chunk.seq, chunk.rows_in, loaded.rows, chunk.high)
+        return advanced
+
+    def _note_loaded(self, checkpoint: Checkpoint) -> None:
+        """L6: the checkpoint store's copy of the load frontier, best effort."""
+        failpoint("load.before_note")
+        try:
+            self._ports.checkpoints.note_loaded(self._lane, checkpoint)
+        except Exception as error:  # noqa: BLE001  the warehouse has it; the store is rebuilt from there
+            log.warning(
+                "load %s: the checkpoint store did not take the load frontier (%s); the warehouse has it",
+                self._lane,
+                type(error).__name__,
+            )
+
+    def _collect(self) -> None:
+        """G: best effort as well; the next run collects what this one left."""
+        try:
+            removed = collect(self._ports, self._lane, self._attempt.grace)
+        except Exception as error:  # noqa: BLE001  collection must not fail a load that is done
+            log.warning("collecting staged chunks failed (%s); the next run does it", error)
+        else:
+            if removed:
+                log.info("load %s: removed %s staged file(s) of loaded chunks", self._lane, removed)

@@ -1,0 +1,252 @@
+"""Turns a user's callable into a transformer of whole chunks.
+
+Two modes. ``batch``: the callable gets a pyarrow table and returns one; nothing is done per row.
+``record``: it gets one row as a dict and returns a dict, a list of dicts (fan out) or None (drop it).
+
+A transform with state gets a second argument, a dict it may change in place. The state is JSON: it is
+stored with each chunk and comes back from there, so that continuing and resuming are the same thing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import pyarrow as pa
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.errors import TransformError, invalid
+from airflow_checkpoint_etl.records import from_records, remember_types, to_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_checkpoint_etl.protocol import Chunk
+
+Mode = Literal["record", "batch"]
+State = dict[str, Any]
+
+MODES: Final = ("record", "batch")
+_CHECK_ARGUMENTS: Final = 2
+
+
+class Transformer(Protocol):
+    """Applies a transform to one chunk."""
+
+    def apply(
+        self, table: pa.Table, state: str | None, chunk: Chunk
+    ) -> tuple[pa.Table, str | None]:
+        """Return the transformed rows and the state after them.
+
+        Args:
+            table: the extracted rows.
+            state: the state before the chunk, JSON text, or None.
+            chunk: the chunk, for messages.
+
+        Raises:
+            TransformError: the callable raised or returned something else than rows.
+            ValueNotCarriedError: a value does not fit.
+        """
+        ...
+
+
+def check_callable(function: Callable[..., Any], mode: str, initial_state: object) -> None:
+    """Check at DAG parse what can be known about a transform.
+
+    Raises:
+        ConfigurationError: not callable, an unknown mode, a state that is no JSON object, or a number
+            of parameters that does not fit.
+    """
+    if mode not in MODES:
+        msg = "mode"
+        raise invalid(msg, mode, f"must be one of {', '.join(MODES)}", "choose one of them")
+    if not callable(function):
+        msg = "python_callable"
+        raise invalid(msg, function, "is not callable", "pass a function")
+    if initial_state is not None:
+        if not isinstance(initial_state, Mapping):
+            msg = "initial_state"
+            raise invalid(
+                msg,
+                initial_state,
+                "must be a dict: the state is a JSON object",
+                "pass a dict, e.g. {} or {'total': 0}",
+            )
+        try:
+            json.dumps(dict(initial_state), allow_nan=False)
+        except (TypeError, ValueError):
+            msg = "initial_state"
+            raise invalid(
+                msg,
+                type(initial_state).__name__,
+                "holds values JSON cannot carry",
+                "keep numbers, texts, booleans, lists and dicts in the state",
+            ) from None
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return  # a builtin; it is found out when it is called
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    ]
+    if any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters):
+        return
+    required = [parameter for parameter in positional if parameter.default is parameter.empty]
+    given = 1 if initial_state is None else 2
+    if len(required) > given or len(positional) < given:
+        first = "a record" if mode == "record" else "a pyarrow table"
+        arguments = first if given == 1 else f"{first} and the state"
+        msg = "python_callable"
+        raise invalid(
+            msg,
+            getattr(function, "__name__", "callable"),
+            f"is called with {arguments} but takes {len(positional)} argument(s)",
+            "change its parameters"
+            + ("" if given == _CHECK_ARGUMENTS else ", or pass initial_state= for a second one"),
+        )
+
+
+class CallableTransformer:
+    """Applies a user's callable, per record or per batch.
+
+    Args:
+        function: the callable.
+        mode: ``"record"`` or ``"batch"``.
+        initial_state: the state before the first chunk; None for a transform without state.
+        output_columns: PostgreSQL types of columns the transform makes, by name; needed only where
+            values do not tell (all None, or a list for an array column).
+        cursor_columns: the cursor's columns, to name a failing record by.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mode: Mode = "record",
+        initial_state: Mapping[str, Any] | None = None,
+        output_columns: Mapping[str, str] | None = None,
+        cursor_columns: tuple[str, ...] = (),
+    ) -> None:
+        check_callable(function, mode, initial_state)
+        self._function, self._mode = function, mode
+        self._initial_state = initial_state
+        self._output_columns = dict(output_columns or {})
+        self._cursor_columns = cursor_columns
+        self._name = getattr(function, "__name__", type(function).__name__)
+
+    def apply(
+        self, table: pa.Table, state: str | None, chunk: Chunk
+    ) -> tuple[pa.Table, str | None]:
+        """Return the transformed rows and the state after them; see :class:`Transformer`."""
+        current = self._open_state(state)
+        if self._mode == "batch":
+            result = self._apply_batch(table, current, chunk)
+        else:
+            result = self._apply_records(table, current, chunk)
+        return result, self._close_state(current, chunk)
+
+    # --- state ---------------------------------------------------------------------------------
+
+    def _open_state(self, stored: str | None) -> State | None:
+        if self._initial_state is None:
+            return None
+        text = stored if stored is not None else json.dumps(dict(self._initial_state))
+        opened: State = json.loads(text)
+        return opened
+
+    def _close_state(self, state: State | None, chunk: Chunk) -> str | None:
+        if state is None:
+            return None
+        try:
+            return json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            message = (
+                f"{self._name}: the state after chunk {chunk.seq} is not JSON ({type(error).__name__}); "
+                "keep only numbers, texts, booleans, lists and dicts in it"
+            )
+            raise TransformError(message) from None
+
+    # --- rows ----------------------------------------------------------------------------------
+
+    def _apply_batch(self, table: pa.Table, state: State | None, chunk: Chunk) -> pa.Table:
+        try:
+            result = self._function(table) if state is None else self._function(table, state)
+        except Exception as error:  # noqa: BLE001  whatever the user's code raises
+            raise TransformError(self._raised(error, f"in {_interval(chunk)}")) from None
+        if isinstance(result, pa.RecordBatch):
+            result = pa.Table.from_batches([result])
+        if not isinstance(result, pa.Table):
+            message = (
+                f"{self._name} returned {type(result).__name__} for {_interval(chunk)}; with "
+                'mode="batch" it must return a pyarrow.Table'
+            )
+            raise TransformError(message)
+        return remember_types(result, table.schema, self._output_columns)
+
+    def _apply_records(self, table: pa.Table, state: State | None, chunk: Chunk) -> pa.Table:
+        results: list[dict[str, Any]] = []
+        for position, record in enumerate(to_records(table)):
+            at = {name: record.get(name) for name in self._cursor_columns}
+            try:
+                result = self._function(record) if state is None else self._function(record, state)
+            except Exception as error:  # noqa: BLE001  whatever the user's code raises
+                raise TransformError(self._raised(error, _where(at, position, chunk))) from None
+            for row in self._rows(result, at, position, chunk):
+                if results and row.keys() != results[0].keys():
+                    raise TransformError(self._uneven(row, results[0], at, position, chunk))
+                results.append(row)
+        return from_records(results, table.schema, self._output_columns)
+
+    def _rows(
+        self, result: Any, at: dict[str, Any], position: int, chunk: Chunk
+    ) -> list[dict[str, Any]]:
+        if result is None:
+            return []
+        rows = result if isinstance(result, list) else [result]
+        for row in rows:
+            if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+                message = (
+                    f"{self._name} returned {type(row).__name__} {_where(at, position, chunk)}; it "
+                    "must return a dict of column names to values, a list of those, or None to drop "
+                    "the row"
+                )
+                raise TransformError(message)
+        return rows
+
+    def _uneven(
+        self,
+        row: dict[str, Any],
+        first: dict[str, Any],
+        at: dict[str, Any],
+        position: int,
+        chunk: Chunk,
+    ) -> str:
+        missing, extra = sorted(first.keys() - row.keys()), sorted(row.keys() - first.keys())
+        return (
+            f"{self._name} returned other columns {_where(at, position, chunk)} than for the records "
+            f"before it (missing: {missing}, new: {extra}); return the same columns for every record, "
+            "with None where there is no value"
+        )
+
+    def _raised(self, error: Exception, where: str) -> str:
+        # The exception's own text may quote the row, so its type and place in the code stand for it.
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" at {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+        return (
+            f"{self._name} raised {type(error).__name__}{place} {where}. Nothing of the chunk was kept; "
+            "mend the transform or the record, then clear this task"
+        )
+
+
+def _interval(chunk: Chunk) -> str:
+    return f"chunk {chunk.seq} ({cursors.display(chunk.low)}, {cursors.display(chunk.high)}]"
+
+
+def _where(at: dict[str, Any], position: int, chunk: Chunk) -> str:
+    """Name a record by its cursor value, never by its content."""
+    key = ", ".join(f"{name}={value}" for name, value in at.items())
+    return f"for the record {key or f'number {position + 1}'} of {_interval(chunk)}"

@@ -1,0 +1,307 @@
+"""Lanes, stages, runs and fences in the warehouse: who may work, and where a run ends.
+
+The load transaction itself is in :mod:`airflow_checkpoint_etl.warehouses.postgres`; every other write
+to the ledger's tables is here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from airflow_checkpoint_etl.errors import (
+    FencedError,
+    PipelineChangedError,
+    RewoundError,
+    StageBusyError,
+    UpstreamLostError,
+)
+from airflow_checkpoint_etl.migrations import migrate
+from airflow_checkpoint_etl.ports import Claim, LaneState, Run
+from airflow_checkpoint_etl.postgres import read_script, read_statements
+from airflow_checkpoint_etl.protocol import Frontier, Stage
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from airflow_checkpoint_etl.ports import LaneSpec
+    from airflow_checkpoint_etl.postgres import Row, Session
+    from airflow_checkpoint_etl.protocol import Lane, Owner
+
+log = logging.getLogger(__name__)
+
+SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "statements.sql")
+SCHEMA: Final = (read_script("airflow_checkpoint_etl.warehouses", "ledger.sql"),)
+"""The ledger's schema versions, oldest first."""
+
+_SAME_SOURCE: Final = ("system_identifier", "database", "relation")
+
+
+def new_incarnation() -> str:
+    """Draw the random id of a lane's new life: 96 bits, so that it is never issued twice."""
+    return secrets.token_hex(12)
+
+
+def application_name(lane: Lane, stage: Stage, fence: int) -> str:
+    """Name a backend so that a later attempt can tell that it is ours: at most 63 bytes."""
+    return f"checkpoint_etl {stage} f{fence} {lane}".encode()[:63].decode(errors="ignore")
+
+
+def _key(lane: Lane) -> dict[str, Any]:
+    return {"pipeline": lane.pipeline, "part": lane.part}
+
+
+def _task(owner: Owner) -> dict[str, Any]:
+    return {
+        "dag_id": owner.dag_id,
+        "run_id": owner.run_id,
+        "task_id": owner.task_id,
+        "map_index": owner.map_index,
+        "try_number": owner.try_number,
+    }
+
+
+class Ledger:
+    """The warehouse's record of lanes, over a control session.
+
+    Args:
+        session: for acquire, release, runs and reading.
+        heartbeat: a second session for leases, used by another thread while a load runs.
+        lock_timeout: seconds to wait for a lane that a former owner still holds.
+    """
+
+    def __init__(self, session: Session, heartbeat: Session, lock_timeout: float) -> None:
+        self._session = session
+        self._heartbeat = heartbeat
+        self._lock_timeout = lock_timeout
+
+    def prepare(self) -> None:
+        """Create or migrate the tables; see :func:`airflow_checkpoint_etl.migrations.migrate`."""
+        migrate(self._session.connection, "ledger", SCHEMA)
+
+    # --- lanes ---------------------------------------------------------------------------------
+
+    def lane(self, lane: Lane) -> LaneState | None:
+        """Read a lane; None when it does not exist."""
+        row = self._session.row(SQL["read_lane"], _key(lane))
+        return _lane_state(row) if row else None
+
+    def target_is_known(self, target_oid: int) -> bool:
+        """Whether any lane has loaded into this table."""
+        row = self._session.row(SQL["target_is_known"], {"target_oid": target_oid})
+        return bool(row and row[0])
+
+    def create(self, spec: LaneSpec) -> None:
+        """Create a lane; one that exists is left as it is."""
+        self._session.rows(
+            SQL["create_lane"],
+            _key(spec.lane)
+            | {
+                "incarnation": new_incarnation(),
+                "cursor": spec.start,
+                "source_identity": json.dumps(dict(spec.source_identity), sort_keys=True),
+                "fingerprint": spec.fingerprint,
+            },
+        )
+
+    def check(self, spec: LaneSpec) -> None:
+        """Compare a lane with the pipeline that wants to use it.
+
+        Raises:
+            PipelineChangedError: cursor, source, target or filter changed under this id.
+            UpstreamLostError: the lane does not exist.
+        """
+        row = self._session.row(SQL["read_lane"], _key(spec.lane))
+        if row is None:
+            message = (
+                f"{spec.lane} has no checkpoint in the warehouse: its extract has never run; "
+                "run (or clear) extract with Downstream"
+            )
+            raise UpstreamLostError(message)
+        fingerprint, identity = row[8], json.loads(row[9])
+        if fingerprint != spec.fingerprint:
+            message = (
+                f"{spec.lane}: the cursor, source, target, key or filter is not the one its checkpoint "
+                f"was made with (stored fingerprint {fingerprint[:12]}, now {spec.fingerprint[:12]}); "
+                "going on could lose or double rows. Undo the change, or use a new pipeline_id"
+            )
+            raise PipelineChangedError(message)
+        self._check_source(spec, identity)
+
+    def _check_source(self, spec: LaneSpec, stored: dict[str, str]) -> None:
+        if not spec.source_identity:
+            return
+        now = dict(spec.source_identity)
+        changed = [
+            key for key in _SAME_SOURCE if key in stored and key in now and stored[key] != now[key]
+        ]
+        if changed:
+            values = ", ".join(f"{key} was {stored[key]}, is {now[key]}" for key in changed)
+            message = (
+                f"{spec.lane}: the source is another one than the checkpoint was made with ({values}); "
+                "its ids may mean other rows. Point the connection back, or use a new pipeline_id with "
+                "start_after= if the target already holds these rows"
+            )
+            raise PipelineChangedError(message)
+        if stored.get("timeline") != now.get("timeline") and "timeline" in stored:
+            log.warning(
+                "%s: the source was failed over (timeline %s, now %s); rows the old primary had not "
+                "replicated are gone there, and their ids may be issued again",
+                spec.lane,
+                stored["timeline"],
+                now.get("timeline", "unknown"),
+            )
+        if stored != now:
+            identity = json.dumps(now, sort_keys=True)
+            self._session.rows(SQL["note_source"], _key(spec.lane) | {"source_identity": identity})
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def acquire(self, lane: Lane, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
+        """Take a stage and its next fence.
+
+        Raises:
+            StageBusyError: another task has it and its lease is live.
+            FencedError: a newer load attempt took the lane meanwhile.
+        """
+        key = _key(lane) | {"stage": stage.value}
+        self._session.rows(SQL["create_stage"], key)
+        row = self._session.row(
+            SQL["acquire_stage"],
+            key | _task(owner) | {"ti_id": owner.ti_id, "host": owner.host, "lease": lease},
+        )
+        if row is None:
+            raise StageBusyError(self._busy(key, lane, stage))
+        claim = Claim(lane, stage, int(row[0]), owner)
+        if stage is Stage.LOAD:
+            self._take_lane(claim)
+        return claim
+
+    def _busy(self, key: dict[str, Any], lane: Lane, stage: Stage) -> str:
+        row = self._session.row(SQL["stage_owner"], key)
+        if row is None:
+            return f"{stage} of {lane} is owned by another task"
+        dag_id, run_id, task_id, try_number, _, seconds = row
+        return (
+            f"{stage} of {lane} is owned by {dag_id}.{task_id} of {run_id} (try {try_number}); its "
+            f"lease runs for {seconds:.0f} s more. It is never taken from a live owner: wait for it"
+        )
+
+    def _take_lane(self, claim: Claim) -> None:
+        """Raise the lane's load fence; a hung former owner that holds the row is ended.
+
+        The holder is the backend that has the row *now* (never a stored pid: behind a pooler it may
+        be an innocent's), it must carry our application name, and it can only be an older attempt:
+        this one has just been given the stage, so the former lease had run out or was our own task's.
+        """
+        parameters = _key(claim.lane) | {"fence": claim.fence}
+        for attempt in range(3):
+            try:
+                with self._session.transaction():
+                    self._session.rows(
+                        "select set_config('lock_timeout', %s, true)",
+                        (f"{int(min(self._lock_timeout, 2.0) * 1000)}ms",),
+                    )
+                    raised = self._session.count(SQL["raise_load_fence"], parameters)
+            except psycopg.errors.LockNotAvailable:
+                if attempt == 2:  # noqa: PLR2004  the last of three
+                    raise
+                self._end_holder(claim.lane)
+                continue
+            if not raised:
+                state = self.lane(claim.lane)
+                if state is None:
+                    message = f"{claim.lane} was removed while its load began; clear extract"
+                    raise RewoundError(message)
+                message = (
+                    f"load of {claim.lane} got fence {claim.fence}, but a newer attempt with fence "
+                    f"{state.load_fence} has the lane; this attempt stops"
+                )
+                raise FencedError(message)
+            return
+
+    def _end_holder(self, lane: Lane) -> None:
+        ours = f"checkpoint_etl {Stage.LOAD} f"
+        for pid, name in self._session.rows(SQL["lane_row_holder"], _key(lane)):
+            if name.startswith(ours):
+                log.warning("%s: ending the hung backend %s of an older load attempt", lane, pid)
+                self._session.rows(SQL["terminate_backend"], {"pid": pid})
+
+    def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
+        """Extend the lease; False when a newer fence was handed out."""
+        key = _key(claim.lane) | {"stage": claim.stage.value, "fence": claim.fence}
+        return self._heartbeat.count(SQL["extend_lease"], key | {"lease": lease}) == 1
+
+    def release(self, claim: Claim) -> None:
+        """End the lease, if this claim still has it."""
+        key = _key(claim.lane) | {"stage": claim.stage.value, "fence": claim.fence}
+        self._session.rows(SQL["release_stage"], key)
+
+    # --- runs ----------------------------------------------------------------------------------
+
+    def run(self, lane: Lane, owner: Owner) -> Run | None:
+        """Read this DAG run's goal."""
+        row = self._session.row(SQL["read_run"], _key(lane) | _task(owner))
+        return Run(*row) if row else None
+
+    def set_target(self, claim: Claim, run: Run) -> Run:
+        """Store this DAG run's goal under the claim's fence; an unfinished one keeps its target."""
+        row = self._session.row(
+            SQL["set_target"],
+            _key(claim.lane)
+            | _task(claim.owner)
+            | {
+                "incarnation": run.incarnation,
+                "low": run.low,
+                "target": run.target,
+                "clear_number": claim.owner.clear_number,
+                "fence": claim.fence,
+            },
+        )
+        if row is None:
+            raise FencedError(_fenced(claim))
+        return Run(*row)
+
+    def shorten(self, claim: Claim, target: str) -> None:
+        """Lower this DAG run's target to where a budgeted extract stopped."""
+        parameters = _key(claim.lane) | _task(claim.owner)
+        parameters |= {"target": target, "fence": claim.fence}
+        if not self._session.count(SQL["shorten_target"], parameters):
+            raise FencedError(_fenced(claim))
+
+    def finish(self, claim: Claim) -> None:
+        """Mark this DAG run done on its lane."""
+        self._session.rows(SQL["finish_run"], _key(claim.lane) | _task(claim.owner))
+
+    def loaded_in_run(self, claim: Claim) -> int:
+        """Return how many chunks this DAG run has loaded so far, over all its tries."""
+        row = self._session.row(SQL["loaded_in_run"], _key(claim.lane) | _task(claim.owner))
+        return int(row[0]) if row else 0
+
+    def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:
+        """Return the newest chunk whose ledger row is older than the grace period; 0 for none."""
+        parameters = _key(lane) | {"incarnation": incarnation, "grace": grace}
+        row = self._session.row(SQL["loaded_before"], parameters)
+        return int(row[0]) if row else 0
+
+
+def _fenced(claim: Claim) -> str:
+    return (
+        f"{claim.stage} of {claim.lane} was taken over by a newer attempt (this one has fence "
+        f"{claim.fence}); this attempt stops and has written nothing since"
+    )
+
+
+def _lane_state(row: Row) -> LaneState:
+    incarnation, generation, seq, at, state_digest, rows_total, load_fence, target_oid = row[:8]
+    return LaneState(
+        frontier=Frontier(incarnation, generation, seq, at, state_digest),
+        state=row[10],
+        rows_total=rows_total,
+        load_fence=load_fence,
+        target_oid=target_oid,
+    )

@@ -1,0 +1,125 @@
+-- The ledger: the tables in the warehouse that decide what is loaded. Written in the load's own
+-- transaction (lane, ledger) or by acquire and heartbeat (stage); docs/protocol.md tells the story.
+
+-- One row per lane: the load frontier. Only acquire (load_fence) and the load transaction write it.
+create table checkpoint_etl.lane (
+    pipeline        text        not null,
+    part            text        not null,
+    incarnation     text        not null,            -- random; changes with every rewind or reset
+    generation      integer     not null default 1,  -- the same, counted, for people
+    seq             bigint      not null default 0,  -- last loaded chunk
+    cursor          text        not null,            -- type-tagged text, e.g. i8:812000
+    state_digest    text        not null default '', -- transform state at the frontier
+    load_fence      bigint      not null default 0,  -- newest load attempt
+    swept           text,                            -- snapshot xmin up to which late rows were swept
+    rows_total      bigint      not null default 0,  -- rows loaded in this generation
+    target_oid      oid,
+    source_identity jsonb       not null default '{}',
+    fingerprint     text        not null,            -- of cursor, source, target and filter
+    created_at      timestamptz not null default clock_timestamp(),
+    updated_at      timestamptz not null default clock_timestamp(),
+    primary key (pipeline, part)
+);
+
+-- One row per stage: who works on it, with which fence, until when. Never written by a load
+-- transaction: its COPY would block its own heartbeat.
+create table checkpoint_etl.stage (
+    pipeline    text   not null,
+    part        text   not null,
+    stage       text   not null,
+    fence       bigint not null default 0,
+    dag_id      text,
+    run_id      text,
+    task_id     text,
+    map_index   integer,
+    try_number  integer,
+    ti_id       text,
+    host        text,
+    acquired_at timestamptz,
+    lease_until timestamptz,
+    primary key (pipeline, part, stage)
+);
+
+-- One row per DAG run and lane: the settled bound at which the run ends. A retry keeps it.
+create table checkpoint_etl.run (
+    pipeline     text        not null,
+    part         text        not null,
+    dag_id       text        not null,
+    run_id       text        not null,
+    incarnation  text        not null,
+    low          text        not null,
+    target       text        not null,
+    clear_number integer     not null default 0,
+    done         boolean     not null default false,
+    created_at   timestamptz not null default clock_timestamp(),
+    finished_at  timestamptz,
+    primary key (pipeline, part, dag_id, run_id)
+);
+
+-- One row per loaded chunk, written in the transaction that writes its rows.
+create table checkpoint_etl.ledger (
+    id            bigint      generated always as identity primary key,
+    pipeline      text        not null,
+    part          text        not null,
+    incarnation   text        not null,
+    generation    integer     not null,
+    seq           bigint      not null,
+    low           text        not null,
+    high          text        not null,
+    rows_in       bigint      not null,  -- rows that came out of the source
+    rows          bigint      not null,  -- rows that went into the target
+    rows_rejected bigint      not null default 0,
+    digest        text        not null,  -- of the transformed file
+    input_digest  text        not null,  -- of the extracted file
+    state_digest  text        not null default '',
+    state         text,                  -- the transform's state after this chunk, JSON
+    schema_digest text        not null default '',
+    fence         bigint      not null,
+    dag_id        text        not null,
+    run_id        text        not null,
+    task_id       text        not null,
+    map_index     integer     not null,
+    try_number    integer     not null,
+    xid           xid8        not null default pg_current_xact_id(),
+    started_at    timestamptz not null default clock_timestamp(),  -- when its transaction began to write
+    loaded_at     timestamptz not null default clock_timestamp(),
+    unique (pipeline, part, incarnation, seq)
+);
+create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
+create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
+
+-- Rejected records, committed in the load transaction of their chunk.
+create table checkpoint_etl.quarantine (
+    ledger_id bigint      not null references checkpoint_etl.ledger (id),
+    ordinal   integer     not null,
+    stage     text        not null,
+    cursor    text        not null,
+    reason    text        not null,
+    payload   jsonb,
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (ledger_id, ordinal)
+);
+
+-- A range that is loaded in parts: at most one open plan per pipeline.
+create table checkpoint_etl.plan (
+    id         bigint      generated always as identity primary key,
+    pipeline   text        not null,
+    low        text        not null,
+    target     text        not null,
+    bounds     jsonb       not null,
+    created_at timestamptz not null default clock_timestamp(),
+    closed_at  timestamptz
+);
+create unique index plan_open on checkpoint_etl.plan (pipeline) where closed_at is null;
+
+-- What people and the product did to a lane beside loading: the audit trail.
+create table checkpoint_etl.event (
+    id         bigint      generated always as identity primary key,
+    pipeline   text        not null,
+    part       text        not null,
+    kind       text        not null,
+    actor      text        not null,
+    detail     jsonb       not null default '{}',
+    created_at timestamptz not null default clock_timestamp()
+);
+create index event_by_lane on checkpoint_etl.event (pipeline, part, id desc);

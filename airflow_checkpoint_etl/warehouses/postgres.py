@@ -1,0 +1,284 @@
+"""A PostgreSQL table as warehouse: the load transaction, exactly as docs/protocol.md writes it.
+
+The lane's compare-and-set, the ledger row and the chunk's rows are one transaction, and the
+compare-and-set comes first: a second attempt blocks on the lane's row and then finds 0 rows, so an
+in-doubt commit resolves itself and no COPY is done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.errors import (
+    FencedError,
+    ManifestConflictError,
+    PipelineChangedError,
+    PreflightError,
+    RewoundError,
+    StagedChunkError,
+)
+from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.ports import Loaded
+from airflow_checkpoint_etl.postgres import Session
+from airflow_checkpoint_etl.protocol import Frontier, Stage
+from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
+from airflow_checkpoint_etl.warehouses.target import TargetTable
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import pyarrow as pa
+
+    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
+    from airflow_checkpoint_etl.ports import Claim, LaneSpec, LaneState, Run
+    from airflow_checkpoint_etl.postgres import Connect
+    from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
+
+_IDLE_TIMEOUT: Final = "10min"
+"""How long a load transaction may sit idle (its worker frozen) before the server ends it."""
+
+
+class PostgresWarehouseAdapter:
+    """The warehouse port over PostgreSQL.
+
+    Args:
+        config: the value object a DAG author wrote.
+        connect: makes connections; three are opened at most (control, heartbeat, load).
+        cursor_columns: the source's cursor columns, which an upsert compares.
+    """
+
+    def __init__(
+        self, config: PostgresWarehouse, connect: Connect, cursor_columns: tuple[str, ...]
+    ) -> None:
+        self._config = config
+        self._control = Session(connect, "checkpoint_etl control")
+        self._beat = Session(connect, "checkpoint_etl heartbeat")
+        self._data = Session(connect, "checkpoint_etl load")
+        self._target = TargetTable(config, cursor_columns)
+        self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
+        self._schema: pa.Schema | None = None
+        self._schema_digest = ""
+        self._target_oid: int | None = None
+
+    # --- preflight -----------------------------------------------------------------------------
+
+    def preflight(self) -> None:
+        """Create or migrate the ledger; check the target and the role's privileges on it."""
+        self._ledger.prepare()
+        self._target.check(self._control.connection)
+
+    def accept(self, schema: pa.Schema) -> None:
+        """Check that rows of this schema fit the target exactly, creating it when asked to."""
+        if self._schema is not None and self._schema.equals(schema, check_metadata=True):
+            return
+        self._target.accept(self._control.connection, schema)
+        facts = self._target.describe(self._control.connection)
+        if facts is None:  # dropped between the two statements
+            message = (
+                f"the target {self._config.table} does not exist; create it and clear the task"
+            )
+            raise PreflightError(message)
+        self._target_oid = facts.oid
+        self._schema = schema
+        text = schema.to_string(show_field_metadata=True, show_schema_metadata=False)
+        self._schema_digest = hashlib.sha256(text.encode()).hexdigest()
+
+    # --- lanes, stages, runs -------------------------------------------------------------------
+
+    def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
+        """Take a stage; extract creates the lane."""
+        if stage is Stage.EXTRACT and self._ledger.lane(spec.lane) is None:
+            self._check_new_lane(spec)
+            self._ledger.create(spec)
+        self._ledger.check(spec)
+        claim = self._ledger.acquire(spec.lane, stage, owner, lease)
+        failpoint(f"{stage}.after_acquire")
+        if stage is Stage.LOAD:
+            self._check_target(spec.lane)
+        return claim
+
+    def _check_new_lane(self, spec: LaneSpec) -> None:
+        """A new lane on a table with rows would load again what is there, e.g. after a lost ledger."""
+        facts = self._target.describe(self._control.connection)
+        if (
+            facts is None
+            or spec.start != BEGIN
+            or self._target.is_empty(self._control.connection)
+            or self._ledger.target_is_known(facts.oid)
+        ):
+            return
+        message = (
+            f"{spec.lane} has no checkpoint in the warehouse, but its target {self._config.table} "
+            "already holds rows: loading from the beginning would double them. Empty the table, or "
+            "say with Pipeline(start_after=...) up to which cursor value it is loaded"
+        )
+        raise PreflightError(message)
+
+    def _check_target(self, lane: Lane) -> None:
+        state = self._ledger.lane(lane)
+        facts = self._target.describe(self._control.connection)
+        loaded_into = state.target_oid if state else None
+        if loaded_into is None:
+            return
+        if facts is None or facts.oid != loaded_into:
+            message = (
+                f"{lane}: the target {self._config.table} was dropped or replaced since the last load "
+                f"(its oid was {loaded_into}, is {facts.oid if facts else 'missing'}), so the rows "
+                "the checkpoint stands for are gone. Restore the table, or load into a new one under "
+                "a new pipeline_id"
+            )
+            raise PipelineChangedError(message)
+
+    def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
+        """Extend the lease; False when a newer fence was handed out."""
+        return self._ledger.heartbeat(claim, lease)
+
+    def release(self, claim: Claim) -> None:
+        """End the lease, if this claim still has it."""
+        self._ledger.release(claim)
+
+    def lane(self, lane: Lane) -> LaneState | None:
+        """Read a lane; None when it does not exist."""
+        return self._ledger.lane(lane)
+
+    def run(self, lane: Lane, owner: Owner) -> Run | None:
+        """Read this DAG run's goal."""
+        return self._ledger.run(lane, owner)
+
+    def set_target(self, claim: Claim, run: Run) -> Run:
+        """Store this DAG run's goal; an unfinished one keeps its target."""
+        return self._ledger.set_target(claim, run)
+
+    def shorten(self, claim: Claim, target: str) -> None:
+        """Lower this DAG run's target to where a budgeted extract stopped."""
+        self._ledger.shorten(claim, target)
+
+    def finish(self, claim: Claim) -> None:
+        """Mark this DAG run done on its lane."""
+        self._ledger.finish(claim)
+
+    def loaded_in_run(self, claim: Claim) -> int:
+        """Return how many chunks this DAG run has loaded so far, over all its tries."""
+        return self._ledger.loaded_in_run(claim)
+
+    def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:
+        """Return the newest chunk whose ledger row is older than the grace period; 0 for none."""
+        return self._ledger.loaded_before(lane, incarnation, grace)
+
+    # --- the load transaction ------------------------------------------------------------------
+
+    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
+        """Load one chunk in one transaction; see the port for what it raises."""
+        if table.num_rows:
+            self.accept(table.schema)
+        with self._data.transaction():
+            self._data.rows(SQL["prepare_transaction"], self._settings(claim))
+            failpoint("load.before_advance")
+            row = self._data.row(SQL["advance_lane"], self._move(claim, chunk))
+            if row is not None:
+                ledger_id, generation = row
+                failpoint("load.before_rows")
+                written = self._write(table, ledger_id)
+                failpoint("load.after_rows")
+                if written != chunk.rows:
+                    message = (
+                        f"chunk {chunk.seq} of {claim.lane} should hold {chunk.rows} rows but "
+                        f"{written} were written; the transaction is rolled back"
+                    )
+                    raise StagedChunkError(message)
+                self._data.rows(SQL["stamp_ledger"], {"id": ledger_id})
+                failpoint("load.before_commit")
+            # From here the commit may have landed, whatever this process hears of it.
+        if row is None:
+            return self._explain(claim, chunk)
+        failpoint("load.after_commit")
+        frontier = Frontier(
+            chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest
+        )
+        return Loaded(frontier, chunk.rows, ledger_id)
+
+    def _write(self, table: pa.Table, ledger_id: int) -> int:
+        if not table.num_rows:  # every record of the chunk was dropped: only the frontier moves
+            return 0
+        return self._target.write(self._data.connection, table, ledger_id)
+
+    def _settings(self, claim: Claim) -> dict[str, str]:
+        return {
+            "application_name": application_name(claim.lane, claim.stage, claim.fence),
+            "lock_timeout": f"{int(self._config.lock_timeout * 1000)}ms",
+            "statement_timeout": f"{int(self._config.statement_timeout * 1000)}ms",
+            "idle_timeout": _IDLE_TIMEOUT,
+        }
+
+    def _move(self, claim: Claim, chunk: Chunk) -> dict[str, object]:
+        owner = claim.owner
+        return {
+            "pipeline": claim.lane.pipeline,
+            "part": claim.lane.part,
+            "incarnation": chunk.incarnation,
+            "fence": claim.fence,
+            "seq": chunk.seq,
+            "low": chunk.low,
+            "high": chunk.high,
+            "state_in": chunk.state_in,
+            "state_digest": chunk.state_digest,
+            "state": chunk.state,
+            "rows_in": chunk.rows_in,
+            "rows": chunk.rows,
+            "digest": chunk.digest,
+            "input_digest": chunk.input_digest,
+            "schema_digest": self._schema_digest,
+            "target_oid": self._target_oid,
+            "dag_id": owner.dag_id,
+            "run_id": owner.run_id,
+            "task_id": owner.task_id,
+            "map_index": owner.map_index,
+            "try_number": owner.try_number,
+        }
+
+    def _explain(self, claim: Claim, chunk: Chunk) -> Loaded:
+        """The compare-and-set touched no row: say why, or find that the chunk is already loaded."""
+        state = self._ledger.lane(claim.lane)
+        if state is None or state.frontier.incarnation != chunk.incarnation:
+            message = (
+                f"{claim.lane} was rewound or reset while this load ran; chunk {chunk.seq} belongs to "
+                "its former life and was not loaded. Clear extract with Downstream"
+            )
+            raise RewoundError(message)
+        if state.load_fence > claim.fence:
+            message = (
+                f"load of {claim.lane} was taken over by a newer attempt (fence {state.load_fence}, "
+                f"this one has {claim.fence}); chunk {chunk.seq} was not loaded by this attempt"
+            )
+            raise FencedError(message)
+        if state.frontier.seq >= chunk.seq:
+            row = self._control.row(
+                SQL["loaded_chunk"],
+                {
+                    "pipeline": claim.lane.pipeline,
+                    "part": claim.lane.part,
+                    "incarnation": chunk.incarnation,
+                    "seq": chunk.seq,
+                },
+            )
+            if row and row[0] == chunk.digest:
+                return Loaded(state.frontier, int(row[1]), int(row[2]), already=True)
+        message = (
+            f"the load frontier of {claim.lane} is at chunk {state.frontier.seq}, "
+            f"{state.frontier.cursor}; chunk {chunk.seq} ({chunk.low}, {chunk.high}] does not "
+            "continue it"
+        )
+        raise ManifestConflictError(message)
+
+    # --- ending --------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Interrupt the running load, from another thread."""
+        self._data.cancel()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for session in (self._data, self._beat, self._control):
+            session.close()

@@ -1,0 +1,193 @@
+-- Named statements over the ledger; each starts at its "name" line.
+
+-- name: create_lane
+-- A lane starts where it is told to; an existing one is left as it is.
+insert into checkpoint_etl.lane
+    (pipeline, part, incarnation, cursor, source_identity, fingerprint)
+values
+    (%(pipeline)s, %(part)s, %(incarnation)s, %(cursor)s, %(source_identity)s::jsonb, %(fingerprint)s)
+on conflict do nothing;
+
+-- name: create_stage
+-- The stage row that hands out fences.
+insert into checkpoint_etl.stage (pipeline, part, stage)
+values (%(pipeline)s, %(part)s, %(stage)s)
+on conflict do nothing;
+
+-- name: acquire_stage
+-- Take the stage: the same task takes it at once, another one only when the lease has run out.
+update checkpoint_etl.stage
+set fence = fence + 1,
+    dag_id = %(dag_id)s, run_id = %(run_id)s, task_id = %(task_id)s, map_index = %(map_index)s,
+    try_number = %(try_number)s, ti_id = %(ti_id)s, host = %(host)s,
+    acquired_at = clock_timestamp(),
+    lease_until = clock_timestamp() + %(lease)s::interval
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
+  and ((dag_id, run_id, task_id, map_index)
+           = (%(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s::integer)
+       or lease_until is null
+       or lease_until < clock_timestamp())
+returning fence;
+
+-- name: stage_owner
+-- Who has the stage, and for how many more seconds.
+select dag_id, run_id, task_id, try_number, fence,
+       greatest(0, extract(epoch from lease_until - clock_timestamp()))::float8
+from checkpoint_etl.stage
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s;
+
+-- name: extend_lease
+-- The heartbeat; touches nothing once a newer fence was handed out.
+update checkpoint_etl.stage
+set lease_until = clock_timestamp() + %(lease)s::interval
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s and fence = %(fence)s;
+
+-- name: release_stage
+-- End the lease; the owner stays for the audit.
+update checkpoint_etl.stage
+set lease_until = null
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s and fence = %(fence)s;
+
+-- name: raise_load_fence
+-- From here on, the load transaction of any older attempt finds 0 rows.
+update checkpoint_etl.lane
+set load_fence = %(fence)s
+where pipeline = %(pipeline)s and part = %(part)s and load_fence < %(fence)s;
+
+-- name: lane_row_holder
+-- The backend that holds the lane's row now: the transaction in its xmax, and who runs that.
+select activity.pid, activity.application_name
+from checkpoint_etl.lane
+join pg_locks as locks
+  on locks.locktype = 'transactionid' and locks.granted and locks.transactionid = lane.xmax
+join pg_stat_activity as activity on activity.pid = locks.pid
+where lane.pipeline = %(pipeline)s and lane.part = %(part)s;
+
+-- name: terminate_backend
+-- End a hung former owner; its transaction rolls back.
+select pg_terminate_backend(%(pid)s);
+
+-- name: read_lane
+-- The lane with the transform's state at its frontier.
+select lane.incarnation, lane.generation, lane.seq, lane.cursor, lane.state_digest,
+       lane.rows_total, lane.load_fence, lane.target_oid::bigint, lane.fingerprint,
+       lane.source_identity::text,
+       (select ledger.state
+        from checkpoint_etl.ledger
+        where ledger.pipeline = lane.pipeline and ledger.part = lane.part
+          and ledger.seq = lane.seq and ledger.state_digest = lane.state_digest
+        order by ledger.id desc
+        limit 1)
+from checkpoint_etl.lane
+where pipeline = %(pipeline)s and part = %(part)s;
+
+-- name: target_is_known
+-- Whether any lane already loads into this table.
+select exists (select from checkpoint_etl.lane where target_oid = %(target_oid)s::oid);
+
+-- name: note_source
+-- Remember the source's identity (first use, or a new timeline of the same source).
+update checkpoint_etl.lane
+set source_identity = %(source_identity)s::jsonb
+where pipeline = %(pipeline)s and part = %(part)s;
+
+-- name: read_run
+-- This DAG run's goal.
+select low, target, incarnation, done
+from checkpoint_etl.run
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
+
+-- name: set_target
+-- Store the goal under this extract's fence. An unfinished run of this life keeps its target.
+insert into checkpoint_etl.run
+    (pipeline, part, dag_id, run_id, incarnation, low, target, clear_number)
+select %(pipeline)s, %(part)s, %(dag_id)s, %(run_id)s, %(incarnation)s, %(low)s, %(target)s,
+       %(clear_number)s
+from checkpoint_etl.stage
+where pipeline = %(pipeline)s and part = %(part)s and stage = 'extract' and fence = %(fence)s
+on conflict (pipeline, part, dag_id, run_id) do update
+set low = case when run.done or run.incarnation <> excluded.incarnation
+               then excluded.low else run.low end,
+    target = case when run.done or run.incarnation <> excluded.incarnation
+                  then excluded.target else run.target end,
+    incarnation = excluded.incarnation,
+    clear_number = excluded.clear_number,
+    done = false,
+    finished_at = null
+returning low, target, incarnation, done;
+
+-- name: shorten_target
+-- A budgeted extract stopped before its target: the run ends where it stopped.
+update checkpoint_etl.run
+set target = %(target)s
+from checkpoint_etl.stage
+where run.pipeline = %(pipeline)s and run.part = %(part)s
+  and run.dag_id = %(dag_id)s and run.run_id = %(run_id)s
+  and stage.pipeline = run.pipeline and stage.part = run.part
+  and stage.stage = 'extract' and stage.fence = %(fence)s;
+
+-- name: finish_run
+-- The load reached the run's target.
+update checkpoint_etl.run
+set done = true, finished_at = clock_timestamp()
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s
+  and not done;
+
+-- name: prepare_transaction
+-- Settings for one load transaction only; durability does not depend on the server's default.
+select set_config('synchronous_commit', 'on', true),
+       set_config('application_name', %(application_name)s, true),
+       set_config('lock_timeout', %(lock_timeout)s, true),
+       set_config('statement_timeout', %(statement_timeout)s, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true),
+       set_config('timezone', 'UTC', true),
+       set_config('datestyle', 'ISO, YMD', true),
+       set_config('intervalstyle', 'postgres', true),
+       set_config('checkpoint_etl.chunk', '', true);
+
+-- name: advance_lane
+-- The compare-and-set, first in the load transaction, and the ledger row with it. A second attempt
+-- blocks here on the row and then finds 0 rows: an in-doubt commit resolves itself.
+with moved as (
+    update checkpoint_etl.lane
+    set seq = %(seq)s, cursor = %(high)s, state_digest = %(state_digest)s,
+        rows_total = rows_total + %(rows)s, target_oid = coalesce(%(target_oid)s::oid, target_oid),
+        updated_at = clock_timestamp()
+    where pipeline = %(pipeline)s and part = %(part)s
+      and incarnation = %(incarnation)s and load_fence = %(fence)s
+      and seq = %(seq)s - 1 and cursor = %(low)s and state_digest = %(state_in)s
+    returning generation
+)
+insert into checkpoint_etl.ledger
+    (pipeline, part, incarnation, generation, seq, low, high, rows_in, rows, digest, input_digest,
+     state_digest, state, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
+select %(pipeline)s, %(part)s, %(incarnation)s, moved.generation, %(seq)s, %(low)s, %(high)s,
+       %(rows_in)s, %(rows)s, %(digest)s, %(input_digest)s, %(state_digest)s, %(state)s,
+       %(schema_digest)s, %(fence)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
+       %(try_number)s
+from moved
+returning id, generation;
+
+-- name: stamp_ledger
+-- When the rows were in, just before the commit.
+update checkpoint_etl.ledger set loaded_at = clock_timestamp() where id = %(id)s;
+
+-- name: loaded_chunk
+-- What was loaded under this number, to tell "already loaded" from "something else is there".
+select digest, rows, id
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnation)s
+  and seq = %(seq)s;
+
+-- name: loaded_before
+-- The newest chunk whose ledger row has been durable for the whole grace period.
+select coalesce(max(seq), 0)
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnation)s
+  and loaded_at < clock_timestamp() - %(grace)s::interval;
+
+-- name: loaded_in_run
+-- Chunks this DAG run has loaded, over all its tries.
+select count(*)
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
