@@ -4,11 +4,11 @@ PURE: no IO, no clock, no logging.
 
 A cursor is stored as *canonical type-tagged text*: ``i8:42``, ``tz:2026-01-01T00:00:00.000001Z``,
 and a composite as a JSON array of such texts, ``["tz:...","i8:42"]``. The text is exact (no floats
-anywhere: a double breaks above 2^53) and canonical (equal values have equal texts), so frontiers are
-compared by text equality, in Python, in SQL and in Lua alike.
+anywhere: a double breaks above 2^53) and canonical (equal values have equal texts), so frontiers
+are compared by text equality, in Python, in SQL and in Lua alike.
 
-Order is another matter. Everything but text can be ordered here; text is ordered by the collation of
-its column, which only the database knows, so :func:`compare` refuses it.
+Order is another matter. Everything but text can be ordered here; text is ordered by the collation
+of its column, which only the database knows, so :func:`compare` refuses it.
 """
 
 from __future__ import annotations
@@ -265,6 +265,34 @@ class Bound:
 
     sql_type: str
     text: str
+
+
+def parse(tags: Sequence[str], texts: Sequence[str]) -> str:
+    """Return the canonical cursor for values as people write them, e.g. ``2026-01-01`` for a date.
+
+    Raises:
+        CursorError: a text is no value of its tag's type, or the numbers of columns differ.
+    """
+    values: list[Any] = []
+    for tag, text in zip(tags, texts, strict=False):
+        try:
+            if tag == "num":
+                value: Any = Decimal(text)
+            elif tag in {"i2", "i4", "i8"}:
+                value = int(text)
+            elif tag == "tz":
+                value = dt.datetime.fromisoformat(text)
+                value = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+            else:
+                value = KINDS[tag].decode(text)
+        except (ValueError, ArithmeticError) as error:
+            message = f"{text!r} is not a {KINDS[tag].sql_type}"
+            raise CursorError(message) from error
+        values.append(value)
+    if len(tags) != len(texts):
+        message = f"the cursor has {len(tags)} column(s), but {len(texts)} value(s) were given"
+        raise CursorError(message)
+    return encode(tags, values)
 
 
 def bounds(text: str) -> tuple[Bound, ...]:

@@ -102,11 +102,7 @@ def ddl_for_administrator(component: str, scripts: Sequence[str], version: int, 
             _foundation(),
             *scripts[version:],
             "-- What was applied.",
-            (
-                "insert into checkpoint_etl.schema_version (component, version)"
-                f" values ('{component}', {len(scripts)})"
-                " on conflict (component) do update set version = excluded.version, migrated_at = now();"
-            ),
+            _applied(component, len(scripts)).as_string(),
             grants(role),
             "commit;",
         )

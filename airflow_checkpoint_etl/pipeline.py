@@ -405,7 +405,7 @@ class Pipeline:
 def _render(value: T, render_text: Callable[[str], Any]) -> T:
     """Rebuild a value object with its templated strings rendered, validating it again."""
     if isinstance(value, str):
-        return render_text(value) if _templated(value) else value  # type: ignore[return-value]
+        return render_text(value) if _templated(value) else value
     if isinstance(value, tuple):
         items = tuple(_render(item, render_text) for item in value)
         return items if items != value else value  # type: ignore[return-value]

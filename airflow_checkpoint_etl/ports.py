@@ -202,6 +202,7 @@ class LaneState:
         rows_total: rows loaded in this generation.
         load_fence: the newest load attempt's fence.
         target_oid: the target table's oid at the last load; None before the first.
+        updated_at: when the frontier last moved, ISO 8601.
     """
 
     frontier: Frontier
@@ -209,6 +210,7 @@ class LaneState:
     rows_total: int = 0
     load_fence: int = 0
     target_oid: int | None = None
+    updated_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

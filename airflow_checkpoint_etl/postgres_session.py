@@ -1,9 +1,9 @@
 """One cached PostgreSQL connection for an adapter whose every operation may be run twice.
 
 Work is given as a function of an open session. When the connection turns out to be broken (a server
-restart, a pooler that dropped it), it is replaced and the work runs once more. It may have been done
-already: *the outcome of the first run is unknown*. So only idempotent work belongs here, or work that
-recognises its own earlier success.
+restart, a pooler that dropped it), it is replaced and the work runs once more. It may have been
+done already: *the outcome of the first run is unknown*. So only idempotent work belongs here, or
+work that recognises its own earlier success.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Session = psycopg.Cursor[tuple[Any, ...]]
-"""An open session as work gets it: rows are tuples, whatever the connection's own factories make."""
+"""An open session as work gets it: rows are tuples, whatever the connection's factories make."""
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class PostgresSession:
             SchemaVersionError: a newer version of this package made the tables.
             MissingPrivilegeError: the role may not create or use them.
         """
-        self.run(lambda session: None)
+        self.run(lambda _: None)
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Run idempotent work in which every statement commits by itself.
@@ -63,13 +63,14 @@ class PostgresSession:
             MissingPrivilegeError: the role may not use the tables.
         """
         with self._lock:
+            connection = self._opened()
             try:
-                return self._attempt(work)
+                return self._attempt(connection, work)
             except psycopg.OperationalError:
-                if self._connection is not None:
+                if not connection.closed:
                     raise
             # From here the work may have been done once: nobody heard the answer.
-            return self._attempt(work)
+            return self._attempt(self._opened(), work)
 
     def transact(self, work: Callable[[Session], T]) -> T:
         """Run idempotent work in one READ COMMITTED transaction; an exception rolls it back."""
@@ -87,8 +88,7 @@ class PostgresSession:
             if connection is not None:
                 connection.close()
 
-    def _attempt(self, work: Callable[[Session], T]) -> T:
-        connection = self._opened()
+    def _attempt(self, connection: psycopg.Connection[Any], work: Callable[[Session], T]) -> T:
         try:
             with psycopg.Cursor(connection, row_factory=tuple_row) as session:
                 return work(session)

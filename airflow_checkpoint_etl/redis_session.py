@@ -1,7 +1,7 @@
 """One cached Redis client for an adapter: bytes in, bytes out, and scripts run by their digest.
 
-Replies are never decoded, whatever ``decode_responses`` the client was made with: a damaged value must
-reach the adapter as a damaged value, not fail in the client; and staged files are no text at all.
+Replies are never decoded, whatever ``decode_responses`` the client was made with: a damaged value
+must reach the adapter as a damaged value, not fail in the client; and staged files are no text.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class RedisSession:
 
     def command(self, *words: Argument) -> Any:
         """Run one command and return its reply with every string as bytes."""
-        return self.client.execute_command(*words, **{NEVER_DECODE: True})
+        client: Any = self.client
+        return client.execute_command(*words, **{NEVER_DECODE: True})
 
     def run(self, script: Script, key: str, *arguments: Argument) -> list[bytes]:
         """Run a script that returns a list of strings."""

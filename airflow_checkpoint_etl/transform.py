@@ -9,28 +9,24 @@ stored with each chunk and comes back from there, so that continuing and resumin
 
 from __future__ import annotations
 
-import inspect
 import json
 import traceback
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.errors import TransformError, invalid
+from airflow_checkpoint_etl.callables import check_callable
+from airflow_checkpoint_etl.errors import TransformError
 from airflow_checkpoint_etl.records import from_records, remember_types, to_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from airflow_checkpoint_etl.callables import Mode
     from airflow_checkpoint_etl.protocol import Chunk
 
-Mode = Literal["record", "batch"]
 State = dict[str, Any]
-
-MODES: Final = ("record", "batch")
-_CHECK_ARGUMENTS: Final = 2
 
 
 class Transformer(Protocol):
@@ -51,64 +47,6 @@ class Transformer(Protocol):
             ValueNotCarriedError: a value does not fit.
         """
         ...
-
-
-def check_callable(function: Callable[..., Any], mode: str, initial_state: object) -> None:
-    """Check at DAG parse what can be known about a transform.
-
-    Raises:
-        ConfigurationError: not callable, an unknown mode, a state that is no JSON object, or a number
-            of parameters that does not fit.
-    """
-    if mode not in MODES:
-        msg = "mode"
-        raise invalid(msg, mode, f"must be one of {', '.join(MODES)}", "choose one of them")
-    if not callable(function):
-        msg = "python_callable"
-        raise invalid(msg, function, "is not callable", "pass a function")
-    if initial_state is not None:
-        if not isinstance(initial_state, Mapping):
-            msg = "initial_state"
-            raise invalid(
-                msg,
-                initial_state,
-                "must be a dict: the state is a JSON object",
-                "pass a dict, e.g. {} or {'total': 0}",
-            )
-        try:
-            json.dumps(dict(initial_state), allow_nan=False)
-        except (TypeError, ValueError):
-            msg = "initial_state"
-            raise invalid(
-                msg,
-                type(initial_state).__name__,
-                "holds values JSON cannot carry",
-                "keep numbers, texts, booleans, lists and dicts in the state",
-            ) from None
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return  # a builtin; it is found out when it is called
-    positional = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-    ]
-    if any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters):
-        return
-    required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    given = 1 if initial_state is None else 2
-    if len(required) > given or len(positional) < given:
-        first = "a record" if mode == "record" else "a pyarrow table"
-        arguments = first if given == 1 else f"{first} and the state"
-        msg = "python_callable"
-        raise invalid(
-            msg,
-            getattr(function, "__name__", "callable"),
-            f"is called with {arguments} but takes {len(positional)} argument(s)",
-            "change its parameters"
-            + ("" if given == _CHECK_ARGUMENTS else ", or pass initial_state= for a second one"),
-        )
 
 
 class CallableTransformer:

@@ -1,1 +1,1 @@
-"""Checkpoint stores: the fast record of checkpoints and manifests, rebuildable from the warehouse."""
+"""Checkpoint stores: the fast, rebuildable record of checkpoints and manifests."""

@@ -1,12 +1,12 @@
 """A stored record is JSON text with a checksum; text that fails it is corrupt, never "no state".
 
-PURE: no IO, no clock, no logging. A record is written in exactly one way (keys sorted, no spaces, ASCII)
-and read only when it is written that way, so that every changed byte is seen::
+PURE: no IO, no clock, no logging. A record is written in exactly one way (keys sorted, no spaces,
+ASCII) and read only when it is written that way, so that every changed byte is seen::
 
     {"body":{...},"kind":"chunk","sha256":"...","version":1}
 
-The checksum covers everything else in the record, the version too: a damaged version number is damage,
-and an intact newer one is a newer package's record, which this one refuses to guess at.
+The checksum covers everything else in the record, the version too: a damaged version number is
+damage, and an intact newer one is a newer package's record, which this one refuses to guess at.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION: Final = 1
-"""Version of the record's form; it goes up when a field of Chunk, Checkpoint or Frontier changes."""
+"""Version of the record's form; it goes up when a field of a chunk or checkpoint changes."""
 
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "int": int,

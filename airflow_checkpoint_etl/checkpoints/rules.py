@@ -1,7 +1,7 @@
 """The comparisons every checkpoint store makes, and the errors they end in.
 
-PURE: no IO, no clock, no logging. A store compares and sets under its own lock or in one statement; the
-Redis scripts make the same comparisons in Lua. What they come to is said here once:
+PURE: no IO, no clock, no logging. A store compares and sets under its own lock or in one statement;
+the Redis scripts make the same comparisons in Lua. What they come to is said here once:
 
     begin        refused to an older fence
     append       by the stored fence only, from exactly where the record stands

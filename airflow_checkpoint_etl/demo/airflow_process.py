@@ -19,15 +19,19 @@ import sys
 import tempfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import psutil
 
-from airflow_checkpoint_etl.demo.airflow_api import AirflowApi, AirflowApiError, TaskTry
+from airflow_checkpoint_etl.demo.airflow_api import AirflowApi, AirflowApiError
 from airflow_checkpoint_etl.demo.servers import HOST, ServerError, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from airflow_checkpoint_etl.demo.airflow_api import TaskTry
 
 COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
     # Task logs are read from the shared disk, so nothing needs to serve them over HTTP.
@@ -39,7 +43,7 @@ COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Every component: its name in the health report, and its command."""
 
 _START_SECONDS: Final = 240.0
-_GRACE_SECONDS: Final = 10.0
+_GRACE_SECONDS: Final = 5.0  # what a task runner itself gets between SIGTERM and SIGKILL
 _POLL_SECONDS: Final = 0.1
 
 
@@ -204,7 +208,9 @@ class AirflowProcess:
             AirflowApiError: the process is gone, or is none of this Airflow's.
         """
         if running.pid is None or not self.owns(running.pid):
-            message = f"{running.task_id} has no process of this Airflow to kill (pid {running.pid})"
+            message = (
+                f"{running.task_id} has no process of this Airflow to kill (pid {running.pid})"
+            )
             raise AirflowApiError(message)
         os.kill(running.pid, signal.SIGKILL)
 

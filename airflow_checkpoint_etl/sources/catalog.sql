@@ -26,8 +26,14 @@ select format('%%I.%%I', n.nspname, c.relname)
 -- The columns of a relation, in order, and whether this role may read each.
 select a.attname::text, has_column_privilege(a.attrelid, a.attnum, 'select')
   from pg_attribute a
- where a.attrelid = %(relation)s and a.attnum > 0 and not a.attisdropped
+ where a.attrelid = %(relation)s::oid and a.attnum > 0 and not a.attisdropped
  order by a.attnum
+
+-- name: column
+-- A column's name by its number.
+select a.attname::text
+  from pg_attribute a
+ where a.attrelid = %(relation)s::oid and a.attnum = %(number)s
 
 -- name: types
 -- Result column types as format_type spells them; p marks a pseudo-type, which no table can hold.
@@ -83,7 +89,7 @@ select i.indisunique and i.indimmediate,
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k]
   join pg_opclass o on o.oid = i.indclass[k]
   left join pg_collation c on c.oid = a.attcollation
- where i.indrelid = %(relation)s
+ where i.indrelid = %(relation)s::oid
    and i.indisvalid
    and i.indislive
    and i.indpred is null

@@ -1,1 +1,1 @@
-"""Staging areas: where chunks wait between stages."""
+"""Staging areas: where chunks wait between stages, as immutable named files."""

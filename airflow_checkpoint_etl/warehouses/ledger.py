@@ -79,6 +79,16 @@ class Ledger:
         self._heartbeat = heartbeat
         self._lock_timeout = lock_timeout
 
+    def exists(self) -> bool:
+        """Whether the ledger's tables are there; for readers, who create nothing."""
+        row = self._session.row("select to_regclass('checkpoint_etl.lane') is not null")
+        return bool(row and row[0])
+
+    def close(self) -> None:
+        """Close both sessions."""
+        self._heartbeat.close()
+        self._session.close()
+
     def prepare(self) -> None:
         """Create or migrate the tables; see :func:`airflow_checkpoint_etl.migrations.migrate`."""
         migrate(self._session.connection, "ledger", SCHEMA)
@@ -231,6 +241,11 @@ class Ledger:
                 log.warning("%s: ending the hung backend %s of an older load attempt", lane, pid)
                 self._session.rows(SQL["terminate_backend"], {"pid": pid})
 
+    def lease_left(self, lane: Lane, stage: Stage) -> float:
+        """Return for how many more seconds somebody's lease on a stage runs; 0 when it is free."""
+        row = self._session.row(SQL["stage_owner"], _key(lane) | {"stage": stage.value})
+        return float(row[5] or 0.0) if row else 0.0
+
     def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
         """Extend the lease; False when a newer fence was handed out."""
         key = _key(claim.lane) | {"stage": claim.stage.value, "fence": claim.fence}
@@ -277,6 +292,11 @@ class Ledger:
         """Mark this DAG run done on its lane."""
         self._session.rows(SQL["finish_run"], _key(claim.lane) | _task(claim.owner))
 
+    def caught_up(self, lane: Lane, not_before: dt.datetime) -> bool:
+        """Whether the lane is loaded past a bound that was settled at or after ``not_before``."""
+        row = self._session.row(SQL["caught_up"], _key(lane) | {"not_before": not_before})
+        return bool(row and row[0])
+
     def loaded_in_run(self, claim: Claim) -> int:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
         row = self._session.row(SQL["loaded_in_run"], _key(claim.lane) | _task(claim.owner))
@@ -304,4 +324,5 @@ def _lane_state(row: Row) -> LaneState:
         rows_total=rows_total,
         load_fence=load_fence,
         target_oid=target_oid,
+        updated_at=row[11].isoformat(),
     )

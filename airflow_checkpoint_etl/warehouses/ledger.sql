@@ -51,7 +51,7 @@ create table checkpoint_etl.run (
     target       text        not null,
     clear_number integer     not null default 0,
     done         boolean     not null default false,
-    created_at   timestamptz not null default clock_timestamp(),
+    settled_at   timestamptz not null default clock_timestamp(),
     finished_at  timestamptz,
     primary key (pipeline, part, dag_id, run_id)
 );

@@ -77,7 +77,8 @@ select lane.incarnation, lane.generation, lane.seq, lane.cursor, lane.state_dige
         where ledger.pipeline = lane.pipeline and ledger.part = lane.part
           and ledger.seq = lane.seq and ledger.state_digest = lane.state_digest
         order by ledger.id desc
-        limit 1)
+        limit 1),
+       lane.updated_at
 from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s;
 
@@ -110,6 +111,8 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
                then excluded.low else run.low end,
     target = case when run.done or run.incarnation <> excluded.incarnation
                   then excluded.target else run.target end,
+    settled_at = case when run.done or run.incarnation <> excluded.incarnation
+                      then excluded.settled_at else run.settled_at end,
     incarnation = excluded.incarnation,
     clear_number = excluded.clear_number,
     done = false,
@@ -191,3 +194,13 @@ where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnatio
 select count(*)
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
+
+-- name: caught_up
+-- Whether a run whose bound was settled at or after a moment has been loaded to its end.
+select exists (
+    select
+    from checkpoint_etl.run
+    join checkpoint_etl.lane using (pipeline, part, incarnation)
+    where pipeline = %(pipeline)s and part = %(part)s and run.done
+      and run.settled_at >= %(not_before)s::timestamptz
+);

@@ -1,0 +1,276 @@
+"""The three stages as Airflow operators. Thin: they check parameters and make one call to the runner."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    BaseOperator,
+)
+
+from airflow_checkpoint_etl.errors import CheckpointEtlError, StageBusyError, invalid
+from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
+from airflow_checkpoint_etl.operators.asset import pipeline_alias
+from airflow_checkpoint_etl.pipeline import Pipeline, check_part
+from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
+from airflow_checkpoint_etl.runner import Attempt, StageRunner
+from airflow_checkpoint_etl.settings import Settings
+from airflow_checkpoint_etl.triggers.checkpoint import StageFreeTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from airflow.sdk import Context
+
+    from airflow_checkpoint_etl.progress import Summary
+
+OnBusy = Literal["wait", "skip", "fail"]
+
+
+class CheckpointStageOperator(BaseOperator):
+    """What the three stages share: acquiring, waiting for a busy stage, ending in order.
+
+    Args:
+        pipeline: the pipeline; Jinja works in its strings.
+        part: the part of the pipeline to work on, keyed by value (templated).
+        on_busy: what to do while another run works on this stage: ``"wait"`` (deferred, without a
+            worker slot), ``"skip"`` or ``"fail"``.
+        busy_timeout: seconds to wait at most before failing; None waits as long as it takes.
+    """
+
+    template_fields: Sequence[str] = ("pipeline", "part")
+    ui_color = "#e8f1fb"
+    stage: ClassVar[Stage]
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        part: str = "default",
+        on_busy: OnBusy = "wait",
+        busy_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(pipeline, Pipeline):
+            msg = "pipeline"
+            raise invalid(msg, pipeline, "must be a Pipeline", "pass Pipeline(...)")
+        if on_busy not in {"wait", "skip", "fail"}:
+            msg = "on_busy"
+            raise invalid(msg, on_busy, "must be wait, skip or fail", "choose one of them")
+        self.pipeline = pipeline
+        self.part = check_part(part) if isinstance(part, str) else part
+        self.on_busy = on_busy
+        self.busy_timeout = busy_timeout
+        self._runner: StageRunner | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the stage to the run's target and return a small summary.
+
+        Raises:
+            AirflowFailException: trying again cannot help; the message says what can.
+            AirflowSkipException: the stage is busy and ``on_busy="skip"``.
+        """
+        return self._execute(context, waiting_since=None)
+
+    def resume(self, context: Context, event: dict[str, Any], waiting_since: str) -> dict[str, Any]:
+        """Go on after the stage became free."""
+        if event.get("error"):
+            raise AirflowFailException(str(event["error"]))
+        return self._execute(context, waiting_since)
+
+    def on_kill(self) -> None:
+        """Cancel the running statement; the runner then ends and releases its lease."""
+        if self._runner is not None:
+            self._runner.stop()
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
+        check_part(self.part)
+        try:
+            ports = CheckpointHook(self.pipeline).ports()
+            try:
+                self._runner = StageRunner(ports, self._attempt(context))
+                summary = self._run(self._runner)
+            finally:
+                ports.close()
+        except StageBusyError as busy:
+            self._busy(busy, waiting_since)
+        except CheckpointEtlError as error:
+            if error.retryable:
+                raise
+            raise AirflowFailException(str(error)) from error
+        except IllegalMove as error:
+            raise AirflowFailException(str(error)) from error
+        self._finished(context, summary)
+        return summary.as_xcom()
+
+    def _attempt(self, context: Context) -> Attempt:
+        settings = Settings.load()
+        task_instance, dag_run = context["ti"], context["dag_run"]
+        owner = Owner(
+            dag_id=task_instance.dag_id,
+            run_id=str(task_instance.run_id),
+            task_id=task_instance.task_id,
+            map_index=task_instance.map_index if task_instance.map_index is not None else -1,
+            try_number=task_instance.try_number,
+            ti_id=str(getattr(task_instance, "id", "")),
+            host=socket.gethostname(),
+            clear_number=getattr(dag_run, "clear_number", None) or 0,
+        )
+        return Attempt(
+            lane=Lane(self.pipeline.pipeline_id, self.part),
+            owner=owner,
+            fingerprint=self.pipeline.fingerprint(),
+            lease=settings.lease,
+            grace=dt.timedelta(seconds=self.pipeline.staging_grace),
+            progress_seconds=settings.progress_seconds,
+            **self._budget(),
+        )
+
+    def _budget(self) -> dict[str, Any]:
+        return {}
+
+    def _run(self, runner: StageRunner) -> Summary:
+        raise NotImplementedError
+
+    def _finished(self, context: Context, summary: Summary) -> None:
+        """What to tell Airflow once the stage is done."""
+
+    def _busy(self, busy: StageBusyError, waiting_since: str | None) -> NoReturn:
+        if self.on_busy == "skip":
+            raise AirflowSkipException(str(busy)) from busy
+        if self.on_busy == "fail":
+            raise busy
+        now = dt.datetime.now(dt.UTC)
+        since = dt.datetime.fromisoformat(waiting_since) if waiting_since else now
+        timeout = None
+        if self.busy_timeout is not None:
+            timeout = since + dt.timedelta(seconds=self.busy_timeout) - now
+            if timeout <= dt.timedelta(0):
+                message = f"waited {self.busy_timeout:g} s (busy_timeout); {busy}"
+                raise AirflowFailException(message) from busy
+        self.log.info("%s; waiting without a worker slot", busy)
+        self.defer(
+            trigger=StageFreeTrigger(
+                warehouse_conn_id=self.pipeline.warehouse.conn_id,
+                pipeline_id=self.pipeline.pipeline_id,
+                part=self.part,
+                stage=self.stage.value,
+                poll_seconds=Settings.load().busy_poll_seconds,
+            ),
+            method_name="resume",
+            kwargs={"waiting_since": since.isoformat()},
+            timeout=timeout,
+        )
+
+
+class CheckpointExtractOperator(CheckpointStageOperator):
+    """Reads the source from the stored last id up to a settled bound and stages it in chunks.
+
+    Args:
+        max_rows: a budget: stop after about this many rows; the run then ends there, and the next
+            run goes on. None: no limit.
+        max_seconds: the same in seconds.
+    """
+
+    stage = Stage.EXTRACT
+
+    def __init__(
+        self, *, max_rows: int | None = None, max_seconds: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("max_rows", max_rows), ("max_seconds", max_seconds)):
+            if value is not None and value <= 0:
+                raise invalid(name, value, "must be positive", "pass a number above zero or None")
+        self.max_rows = max_rows
+        self.max_seconds = max_seconds
+
+    def _budget(self) -> dict[str, Any]:
+        return {"max_rows": self.max_rows, "max_seconds": self.max_seconds}
+
+    def _run(self, runner: StageRunner) -> Summary:
+        return runner.extract()
+
+
+class CheckpointTransformOperator(CheckpointStageOperator):
+    """Applies a Python callable to the staged chunks.
+
+    Args:
+        python_callable: per record ``dict -> dict``, ``None`` to drop the row or a list to fan out;
+            per batch ``pyarrow.Table -> pyarrow.Table``. Left out: the chunks pass as they are.
+        mode: ``"record"`` or ``"batch"``.
+        initial_state: a dict (JSON) for a transform that remembers: the callable gets it as its second
+            argument and changes it in place; it is kept atomically with each chunk's progress.
+        output_columns: PostgreSQL types of columns the callable makes, where values do not tell.
+    """
+
+    stage = Stage.TRANSFORM
+    shallow_copy_attrs: Sequence[str] = ("python_callable",)
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any] | None = None,
+        mode: Literal["record", "batch"] = "record",
+        initial_state: Mapping[str, Any] | None = None,
+        output_columns: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if python_callable is not None:
+            from airflow_checkpoint_etl.callables import check_callable  # noqa: PLC0415
+
+            check_callable(python_callable, mode, initial_state)
+        self.python_callable = python_callable
+        self.mode = mode
+        self.initial_state = initial_state
+        self.output_columns = output_columns
+
+    def _run(self, runner: StageRunner) -> Summary:
+        if self.python_callable is None:
+            return runner.transform(None)
+        from airflow_checkpoint_etl.transform import CallableTransformer  # noqa: PLC0415
+
+        return runner.transform(
+            CallableTransformer(
+                self.python_callable,
+                self.mode,
+                self.initial_state,
+                self.output_columns,
+                self.pipeline.source.cursor_columns,
+            )
+        )
+
+
+class CheckpointLoadOperator(CheckpointStageOperator):
+    """Loads the transformed chunks, each with its ledger row in one warehouse transaction.
+
+    Emits ``pipeline.asset`` with first and last id and rows, only when rows were loaded.
+    """
+
+    stage = Stage.LOAD
+
+    def __init__(self, *, pipeline: Pipeline, **kwargs: Any) -> None:
+        super().__init__(pipeline=pipeline, **kwargs)
+        self._alias = pipeline_alias(pipeline.pipeline_id)
+        self.outlets = [*(self.outlets or []), self._alias]
+
+    def _run(self, runner: StageRunner) -> Summary:
+        return runner.load()
+
+    def _finished(self, context: Context, summary: Summary) -> None:
+        if not summary.rows:
+            return
+        extra: dict[str, Any] = {
+            "part": summary.part,
+            "first": summary.first,
+            "last": summary.last,
+            "rows": summary.rows,
+        }
+        context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)

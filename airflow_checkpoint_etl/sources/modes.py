@@ -1,0 +1,179 @@
+"""Which settle mode is in force, and what can be promised with it.
+
+``auto`` promises exactly-once only where the catalog proves that the mode fits: an integer drawn from
+one sequence in its own order, or a timestamp with everything waited for. Elsewhere it refuses and says
+why; a mode that the user names is taken at their word, and the guarantee says that it is theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from airflow_checkpoint_etl.sources import catalog
+from airflow_checkpoint_etl.sources.failures import refuse
+from airflow_checkpoint_etl.sources.planning import find_relation
+
+if TYPE_CHECKING:
+    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.sources.planning import Plan
+    from airflow_checkpoint_etl.sources.session import Session
+
+_INTEGERS: Final = frozenset({"i2", "i4", "i8"})
+_TIMESTAMPS: Final = frozenset({"ts", "tz"})
+_NEXTVAL: Final = re.compile(r"\(?nextval\('.+'::regclass\)\)?(::\w+)?", re.DOTALL)
+_TABLE_KINDS: Final = frozenset("rp")
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How one source is settled.
+
+    Attributes:
+        mode: ``locks``, ``transactions`` or ``none``.
+        roots: oids of the tables whose writers are waited for.
+        guarantee: what the source side can promise, with its reason and assumptions.
+    """
+
+    mode: str
+    roots: tuple[int, ...]
+    guarantee: str
+
+
+def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
+    """Return how a source is settled.
+
+    Raises:
+        PreflightError: ``auto`` cannot promise exactly-once, or the named mode cannot work here.
+    """
+    if config.settle == "none":
+        return Settling(
+            "none", (), 'rows that commit late are missed: settle="none" waits for none'
+        )
+    if catalog.is_standby(session):
+        raise refuse(
+            "settle",
+            config.settle,
+            "the server is a standby, which does not see the primary's running transactions",
+            'read from the primary, or pass settle="none" and accept missed rows',
+        )
+    roots = _roots(session, config, plan)
+    members = catalog.family(session, roots)
+    if any(member.kind == "f" for member in members):
+        raise refuse(
+            "settle",
+            config.settle,
+            "a foreign table is written on another server, whose transactions cannot be seen here",
+            'read it at its own server, or pass settle="none" and accept missed rows',
+        )
+    mode = config.settle
+    if mode == "auto":
+        mode = "locks" if plan.tags[0] in _INTEGERS else "transactions"
+    if mode == "locks" and not roots:
+        raise refuse(
+            "settle", mode, "no table is known whose writers to wait for", "pass settle_tables="
+        )
+    doubt = _doubt(session, config, plan, members, mode)
+    if doubt is None:
+        return Settling(mode, roots, _promise(plan, mode))
+    if config.settle == "auto":
+        raise refuse(
+            "settle",
+            "auto",
+            f"exactly-once cannot be promised, because {doubt}",
+            'choose settle="locks" or "transactions" if you know that it fits all writers, or '
+            '"none" and accept missed rows',
+        )
+    declared = (
+        f"exactly-once only if settle={mode!r} fits, as declared; not proven, because {doubt}"
+    )
+    return Settling(mode, roots, declared)
+
+
+def _roots(session: Session, config: PostgresSource, plan: Plan) -> tuple[int, ...]:
+    """Return the tables whose writers can add rows to the source."""
+    roots: list[int] = []
+    for name in config.settle_tables:
+        relation = find_relation(session, "settle_tables", name)
+        if relation.kind not in _TABLE_KINDS:
+            rule = f"{name!r} is no table, so nobody's writing locks it"
+            raise refuse("settle_tables", config.settle_tables, rule, "name the tables behind it")
+        roots.append(relation.oid)
+    relation_read = plan.relation
+    if relation_read is None:
+        return tuple(roots)
+    if relation_read.kind == "v":
+        return tuple(roots or (oid for oid, _ in catalog.view_tables(session, relation_read.oid)))
+    return tuple({*roots, relation_read.oid})
+
+
+def _doubt(
+    session: Session,
+    config: PostgresSource,
+    plan: Plan,
+    members: list[catalog.Member],
+    mode: str,
+) -> str | None:
+    """Say why a mode is not proven to lose nothing; None when it is."""
+    column, tag = config.cursor_columns[0], plan.tags[0]
+    if catalog.subscribed(session, members):
+        return (
+            "a logical subscription writes the table, and its rows keep the ids of another server"
+        )
+    if any(member.kind == "m" for member in members):
+        return (
+            "a materialized view shows rows only when it is refreshed, long after they were written"
+        )
+    if len(config.settle_tables) > 1:
+        return "a row of several tables appears when the last of its parts commits"
+    if plan.relation is not None and plan.relation.kind == "v":
+        tables = catalog.view_tables(session, plan.relation.oid)
+        if len(tables) != 1:
+            return "a row of several tables appears when the last of its parts commits"
+    if mode == "transactions" and tag in _TIMESTAMPS:
+        return None
+    if tag not in _INTEGERS:
+        return f"values of {column!r} are made by its writers, in no order that the database knows"
+    if plan.relation is None or plan.relation.kind == "v":
+        origin = plan.key_origins[0]
+        if origin is None or origin.table_oid not in {member.oid for member in members}:
+            return f"{column!r} is not known to be an unchanged column of the table it comes from"
+        column = origin.name
+    return _sequence_doubt(catalog.provenance(session, members, column), column)
+
+
+def _sequence_doubt(sources: list[catalog.Provenance], column: str) -> str | None:
+    """Say why a column's values are not drawn from one sequence in its order; None when they are."""
+    for source in sources:
+        computed = source.default is not None and not source.identity
+        if computed and not _NEXTVAL.fullmatch(source.default or ""):
+            return f"the default of {column!r} in {source.table} is more than nextval of a sequence"
+    drawn = {source.sequence_oid: source for source in sources if source.sequence_oid is not None}
+    if not drawn:
+        return f"no sequence is behind {column!r}, so its writers choose its values"
+    if len(drawn) > 1:
+        names = ", ".join(sorted(source.sequence or "" for source in drawn.values()))
+        return f"several sequences are behind {column!r}: {names}"
+    (source,) = drawn.values()
+    if source.cache != 1:
+        return f"sequence {source.sequence} has cache {source.cache}: sessions hold older ids back"
+    if source.increment != 1:
+        return f"sequence {source.sequence} has increment {source.increment}, not 1"
+    if source.cycles:
+        return f"sequence {source.sequence} cycles, and would start again below the frontier"
+    return None
+
+
+def _promise(plan: Plan, mode: str) -> str:
+    key = ", ".join(plan.keyset.key)
+    if mode == "locks":
+        return (
+            f"exactly-once: {key} comes from a sequence whose users are waited for; assumes that ids "
+            "are drawn in the inserting transaction and that the row filter is immutable"
+        )
+    return (
+        f"exactly-once for every row version read by {key}: all transactions are waited for; assumes "
+        "that writers set the time they write at, that the source's clock does not step back and that "
+        "the row filter is immutable"
+    )

@@ -1,0 +1,195 @@
+"""Reading a PostgreSQL table, view or query in the order of its cursor, chunk by chunk.
+
+Each chunk is one short statement in its own snapshot (no long transaction holds back vacuum), bounded by
+rows and by bytes. Anything read once can be read again by ``(low, high]``, so a lost connection costs one
+repeated statement and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.errors import CheckpointEtlError
+from airflow_checkpoint_etl.ports import Read, SourceFacts
+from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight
+from airflow_checkpoint_etl.sources.failures import LostConnectionError
+from airflow_checkpoint_etl.sources.interrupt import Interruptible
+from airflow_checkpoint_etl.sources.planning import Plan, make_plan
+from airflow_checkpoint_etl.sources.session import Session
+from airflow_checkpoint_etl.sources.settle import Settler
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+    from airflow_checkpoint_etl.pipeline import PostgresSource
+
+T = TypeVar("T")
+
+
+class PostgresReader:
+    """A PostgresSource being read; implements ``ports.Source``.
+
+    After ``cancel`` every call raises CancelledError: a cancelled reader stays cancelled.
+
+    Args:
+        config: what to read.
+        connect: opens a psycopg connection to the source.
+        start_after: where a new lane starts, one text per cursor column; None for the beginning.
+    """
+
+    def __init__(
+        self,
+        config: PostgresSource,
+        connect: Callable[[], psycopg.Connection[Any]],
+        start_after: tuple[str, ...] | None = None,
+    ) -> None:
+        self._config = config
+        self._start_after = start_after
+        self._interruptible = Interruptible()
+        self._session = Session(connect, self._interruptible, f"source {config.conn_id!r}")
+        self._known_plan: Plan | None = None
+        self._known_settling: modes.Settling | None = None
+        self._bytes_per_row: float | None = None
+
+    def preflight(self) -> SourceFacts:
+        """Check names, types, order, privileges and how to settle.
+
+        Raises:
+            PreflightError: the source does not allow this pipeline; nothing was written.
+        """
+        return self._steadily(self._preflight)
+
+    def _preflight(self) -> SourceFacts:
+        self._known_plan = self._known_settling = None
+        plan = self._plan()
+        preflight.check(self._session, self._config, plan)
+        start = preflight.encode_start(self._session, plan, self._start_after)
+        return preflight.facts(self._session, plan, self._settling(), start)
+
+    def settle(self, after: str) -> str:
+        """Return the highest cursor below which no more rows can appear; ``after`` if none is new.
+
+        Raises:
+            SettleTimeoutError: transactions that may still write did not end; names them.
+        """
+
+        def work() -> str:
+            settling = self._settling()
+            settler = Settler(
+                session=self._session,
+                interruptible=self._interruptible,
+                plan=self._plan(),
+                mode=settling.mode,
+                roots=settling.roots,
+                timeout=self._config.settle_timeout,
+            )
+            return settler.settle(after)
+
+        return self._steadily(work)
+
+    def read(self, low: str, target: str) -> Read:
+        """Read the next chunk of ``(low, target]``, at most chunk_rows and about chunk_bytes.
+
+        Raises:
+            ValueNotCarriedError: a value does not fit the type that carries it; names the column.
+        """
+
+        def work() -> Read:
+            plan, limit = self._plan(), self._limit()
+            statement = plan.keyset.chunk(low, target, limit)
+            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            table = arrow.carried(fetched.table, plan.columns)
+            if table.num_rows:
+                self._bytes_per_row = fetched.table.nbytes / table.num_rows
+            if not fetched.cut and table.num_rows < limit:
+                return Read(table, target)
+            return Read(table, positions.last_of(table, plan.keyset.key, plan.tags))
+
+        return self._steadily(work)
+
+    def read_again(self, low: str, high: str) -> Read:
+        """Read exactly ``(low, high]``, which was one chunk before."""
+
+        def work() -> Read:
+            plan = self._plan()
+            fetched = self._fetch(plan.keyset.chunk(low, high, None), None)
+            return Read(arrow.carried(fetched.table, plan.columns), high)
+
+        return self._steadily(work)
+
+    def at_or_past(self, position: str, target: str) -> bool:
+        """Whether ``position`` is at or past ``target``, in the source's own order."""
+        try:
+            return cursors.compare(position, target) >= 0
+        except cursors.IncomparableError:
+            pass
+
+        def work() -> bool:
+            statement = self._plan().keyset.at_or_past(position, target)
+            return bool(self._session.fetch(statement)[0][0])
+
+        return self._steadily(work)
+
+    def cancel(self) -> None:
+        """Interrupt the running call; safe from any thread and from a signal handler."""
+        self._interruptible.cancel()
+
+    def close(self) -> None:
+        """Close the connections, if any is open."""
+        self._session.discard()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _plan(self) -> Plan:
+        if self._known_plan is None:
+            self._known_plan = make_plan(self._session, self._config)
+        return self._known_plan
+
+    def _settling(self) -> modes.Settling:
+        if self._known_settling is None:
+            self._known_settling = modes.choose(self._session, self._config, self._plan())
+        return self._known_settling
+
+    def _limit(self) -> int:
+        """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""
+        if not self._bytes_per_row:
+            return self._config.chunk_rows
+        fitting = math.floor(self._config.max_chunk_bytes / self._bytes_per_row)
+        return max(1, min(self._config.chunk_rows, fitting))
+
+    def _fetch(self, statement: sql.Composable, max_bytes: int | None) -> arrow.Fetched:
+        """Run one reading statement, a second time when the first was lost on the way.
+
+        Raises:
+            LostConnectionError: the connection broke.
+            CheckpointEtlError: PostgreSQL refused the statement.
+        """
+        session = self._session
+        text = session.text_of(statement)
+        connection = session.rows()
+        try:
+            return self._interruptible.run(
+                lambda: arrow.fetch(connection, text, max_bytes), connection.adbc_cancel
+            )
+        except CheckpointEtlError:
+            raise
+        except Exception as error:  # noqa: BLE001  the driver raises OSError and its own errors alike
+            failure = type(error).__name__
+        # Not chained, and without its text: the driver quotes the statement and rows. Running the
+        # statement by psycopg gives the code; when it now succeeds, the fault was the connection's.
+        session.discard_rows()
+        session.probe(statement)
+        message = f"the reading connection to {session.source} failed ({failure}); try again"
+        raise LostConnectionError(message)
+
+    def _steadily(self, work: Callable[[], T]) -> T:
+        """Run idempotent work, once more on new connections when the first ones were lost."""
+        try:
+            return work()
+        except LostConnectionError:
+            self._session.discard()
+            return work()

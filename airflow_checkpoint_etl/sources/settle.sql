@@ -1,0 +1,100 @@
+-- Who may still commit rows below a bound. Each listing is taken once, after the bound; later writers
+-- are not waited for. A transaction is known by its virtual transaction id alone: PREPARE TRANSACTION
+-- takes its pid away and keeps that id.
+
+-- name: writers
+-- Transactions that write, or have drawn an id for, any of some tables. Beside the tables themselves:
+-- their partitions (an insert straight into one does not lock the parent), the parents that route into
+-- them, and the sequences of all these (nextval may run long before the insert).
+with recursive below (oid) as (
+  select unnest(%(roots)s::oid[])
+  union
+  select i.inhrelid from pg_inherits i join below b on i.inhparent = b.oid
+),
+above (oid) as (
+  select unnest(%(roots)s::oid[])
+  union
+  select i.inhparent from pg_inherits i join above a on i.inhrelid = a.oid
+),
+related (oid) as (
+  select oid from below
+  union
+  select oid from above
+),
+watched (oid) as (
+  select oid from related
+  union
+  -- sequences owned by a column, by serial or identity
+  select d.objid
+    from pg_depend d
+    join related r on d.refobjid = r.oid
+   where d.classid = 'pg_class'::regclass
+     and d.refclassid = 'pg_class'::regclass
+     and d.deptype in ('a', 'i')
+     and exists (select from pg_class c where c.oid = d.objid and c.relkind = 'S')
+  union
+  -- sequences that a default names without owning them
+  select d.refobjid
+    from pg_attrdef f
+    join related r on f.adrelid = r.oid
+    join pg_depend d on d.classid = 'pg_attrdef'::regclass
+                    and d.objid = f.oid
+                    and d.refclassid = 'pg_class'::regclass
+    join pg_class c on c.oid = d.refobjid and c.relkind = 'S'
+)
+select distinct l.virtualtransaction
+  from pg_locks l
+  join watched w on l.relation = w.oid
+ where l.locktype = 'relation'
+   and l.granted
+   and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+   and l.database = (select oid from pg_database where datname = current_database())
+   -- not <>, which would drop prepared transactions: their pid is null
+   and l.pid is distinct from pg_backend_pid()
+
+-- name: transactions
+-- Every transaction of this database, prepared ones too. A vacuum writes no rows, runs in no
+-- transaction block and may take hours: it is left out. An idle connection holds no virtual
+-- transaction, so this process's other connections are waited for only while they work.
+select distinct l.virtualtransaction
+  from pg_locks l
+  left join pg_stat_activity a on a.pid = l.pid
+  left join pg_prepared_xacts p
+    on l.pid is null and l.locktype = 'transactionid' and l.transactionid = p.transaction
+ where l.granted
+   and l.pid is distinct from pg_backend_pid()
+   and ((l.locktype = 'virtualxid'
+         and l.mode = 'ExclusiveLock'
+         and coalesce(a.datname, current_database()) = current_database()
+         and l.pid not in (select v.pid from pg_stat_progress_vacuum v))
+        or p.database = current_database())
+
+-- name: alive
+-- Which of some transactions have not ended. Prepared ones keep their locks under the same id.
+select distinct l.virtualtransaction
+  from pg_locks l
+ where l.virtualtransaction = any(%(transactions)s)
+
+-- name: blockers
+-- What can be said about transactions, oldest first: pid, role, application, age in seconds, gid.
+select l.virtualtransaction,
+       max(l.pid),
+       max(a.usename::text),
+       max(a.application_name),
+       max(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)))::int8,
+       max(p.gid)
+  from pg_locks l
+  left join pg_stat_activity a on a.pid = l.pid
+  left join pg_prepared_xacts p
+    on l.pid is null and l.locktype = 'transactionid' and l.transactionid = p.transaction
+ where l.virtualtransaction = any(%(transactions)s)
+ group by l.virtualtransaction
+ order by 5 desc nulls last
+
+-- name: bound
+-- The clock a moment ago: a backend sets now() an instant before its transaction can be seen.
+select (clock_timestamp() - make_interval(secs => %(margin)s))::text
+
+-- name: local_bound
+-- The latest local time a writer can mean, when it writes UTC or the database's own time zone.
+select greatest(clock_timestamp() at time zone 'UTC', clock_timestamp() at time zone %(zone)s)::text

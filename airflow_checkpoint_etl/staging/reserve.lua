@@ -1,0 +1,22 @@
+-- Counts a file before it is stored, unless the area would grow above its limits. The size of a file
+-- that is counted already is kept: its bytes do not change.
+-- KEYS[1] the area's hash of name to size
+-- ARGV    name, size, most bytes, most files
+-- returns ok | full, bytes, files
+
+local key = KEYS[1]
+local name, size = ARGV[1], tonumber(ARGV[2])
+
+if redis.call('HEXISTS', key, name) == 1 then
+    return {'ok'}
+end
+local bytes, files = 0, 0
+for _, counted in ipairs(redis.call('HVALS', key)) do
+    bytes = bytes + (tonumber(counted) or 0)
+    files = files + 1
+end
+if bytes + size > tonumber(ARGV[3]) or files + 1 > tonumber(ARGV[4]) then
+    return {'full', string.format('%.0f', bytes), tostring(files)}
+end
+redis.call('HSET', key, name, ARGV[2])
+return {'ok'}

@@ -1,0 +1,129 @@
+"""What the warehouse refused, in words that name the place and never a value.
+
+PostgreSQL's DETAIL and CONTEXT hold row values, so only the SQLSTATE and the names of table, column
+and constraint are taken from its diagnostics. Errors that trying again may cure (a lost connection, a
+deadlock, a timeout, a full disk) are not translated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+
+from airflow_checkpoint_etl.errors import (
+    CheckpointEtlError,
+    MissingPrivilegeError,
+    PreflightError,
+    ValueNotCarriedError,
+)
+
+_COPY_COLUMN: Final = re.compile(r"^COPY .*, line \d+, column (.+)$", re.MULTILINE)
+_CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+_CONSTRAINTS: Final = {
+    "23001": ("a row is still referred to", "keep the row, or drop the reference"),
+    "23502": (
+        "a row has NULL where the target allows none",
+        "give the column a value in the transform, or drop its NOT NULL",
+    ),
+    "23503": (
+        "a row refers to another one that is not there yet",
+        "load the table it refers to first, then clear this task",
+    ),
+    "23505": (
+        "a row with the same key is in the target already, or twice in the chunk",
+        "remove the rows that others have written, or load by key with write='upsert'",
+    ),
+    "23514": ("a row breaks a check", "correct the rows in the transform, or change the check"),
+    "23P01": ("a row breaks an exclusion constraint", "correct the rows in the transform"),
+    "44000": ("a row breaks a check option", "correct the rows in the transform"),
+}
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
+_FOREIGN_KEY: Final = "23503"
+_VALUE_CLASSES: Final = ("21", "22", "23", "44", "54")
+_TRIGGER_CLASSES: Final = ("09", "0L", "0P", "20", "27", "2F", "38", "39", "P0")
+_STATEMENT_CLASSES: Final = ("0A", "42")
+
+
+class MissingParentError(ValueNotCarriedError):
+    """A row refers to another one that is not in the warehouse yet; nothing of its chunk was written."""
+
+    retryable = True
+
+
+@contextmanager
+def translated(target: str, columns: Collection[str]) -> Iterator[None]:
+    """Raise what PostgreSQL refuses inside as an error of this package, free of row values.
+
+    Args:
+        target: the target table, for the message.
+        columns: the columns written, among which a COPY's failing one is looked up.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        problem = refusal(error, target, columns)
+        if problem is None:
+            raise
+        raise problem from None
+
+
+def refusal(
+    error: psycopg.Error, target: str, columns: Collection[str]
+) -> CheckpointEtlError | None:
+    """Translate one database error; None when it says nothing about rows or the target."""
+    sqlstate = error.sqlstate or ""
+    place = _place(error, sqlstate, columns)
+    if sqlstate in _CONSTRAINTS:
+        fact, move = _CONSTRAINTS[sqlstate]
+        kind = MissingParentError if sqlstate == _FOREIGN_KEY else ValueNotCarriedError
+        return kind(f"target {target}: {fact} ({place}); {move}. Nothing of this chunk was written")
+    if sqlstate.startswith(_VALUE_CLASSES):
+        return ValueNotCarriedError(
+            f"target {target}: a value was refused: {_name(error)} ({place}); correct it in the "
+            "transform, or change the column's type. Nothing of this chunk was written"
+        )
+    if sqlstate.startswith(_TRIGGER_CLASSES):
+        return ValueNotCarriedError(
+            f"target {target}: a trigger or function of the table raised {_name(error)} ({place}); "
+            "its message is in the server's log. Nothing of this chunk was written"
+        )
+    if sqlstate == _INSUFFICIENT_PRIVILEGE:
+        return MissingPrivilegeError(
+            f"target {target}: the role may not do what the load needs ({place}); grant insert on the "
+            "table (for an upsert also select and update), and what its triggers need"
+        )
+    if sqlstate.startswith(_STATEMENT_CLASSES):
+        return PreflightError(
+            f"target {target}: the statement was refused: {_name(error)} ({place}); the table was "
+            "changed or has something a load cannot work with. Nothing of this chunk was written"
+        )
+    return None
+
+
+def _name(error: psycopg.Error) -> str:
+    """Return the condition's name in words: ``numeric value out of range``."""
+    return _CAPITAL.sub(" ", type(error).__name__).lower()
+
+
+def _place(error: psycopg.Error, sqlstate: str, columns: Collection[str]) -> str:
+    column = error.diag.column_name or _copied_column(error, columns)
+    constraint = error.diag.constraint_name
+    parts = [
+        f'column "{column}"' if column else "",
+        f'constraint "{constraint}"' if constraint else "",
+        f"SQLSTATE {sqlstate}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _copied_column(error: psycopg.Error, columns: Collection[str]) -> str | None:
+    """Return the column a COPY failed at, if its context names one that is known."""
+    for found in _COPY_COLUMN.finditer(error.diag.context or ""):
+        if found[1] in columns:
+            return found[1]
+    return None

@@ -1,0 +1,196 @@
+"""The target table: what it is, whether rows fit it, and writing them.
+
+Rows are checked before the first one is written: :meth:`TargetTable.accept` plans the way of every
+column and refuses the schema as a whole, with every fault in one message. :meth:`TargetTable.write`
+then holds the table's definition still (a row-exclusive lock, which every INSERT takes anyway) and
+compares it with the one the plan was made for, because a plan for other types would mangle values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import pq, sql
+
+from airflow_checkpoint_etl.errors import (
+    MissingPrivilegeError,
+    PreflightError,
+    TypeMismatchError,
+)
+from airflow_checkpoint_etl.warehouses import catalog
+from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, TargetFacts, quoted
+from airflow_checkpoint_etl.warehouses.ddl import new_table
+from airflow_checkpoint_etl.warehouses.loading import Accepted, write_rows
+from airflow_checkpoint_etl.warehouses.pgtypes import parse
+from airflow_checkpoint_etl.warehouses.refusals import translated
+from airflow_checkpoint_etl.warehouses.wire import plan
+
+if TYPE_CHECKING:
+    import psycopg
+    import pyarrow as pa
+
+    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
+
+__all__ = ["LINEAGE_COLUMN", "TargetFacts", "TargetTable"]
+
+
+class TargetTable:
+    """The table a pipeline loads into.
+
+    Connections are the caller's, and may be any of psycopg 3. ``check`` and ``accept`` run in
+    transactions of their own; ``write`` belongs to the caller's and never commits.
+
+    Args:
+        config: the value object a DAG author wrote.
+        cursor_columns: the source's cursor columns, which an upsert compares.
+    """
+
+    def __init__(self, config: PostgresWarehouse, cursor_columns: tuple[str, ...]) -> None:
+        self._config = config
+        self._cursor_columns = cursor_columns
+        self._key = config.key_columns
+        self._accepted: Accepted | None = None
+
+    # --- before any row is known ----------------------------------------------------------------
+
+    def describe(self, connection: psycopg.Connection[Any]) -> TargetFacts | None:
+        """Read the facts about the target; None when it does not exist.
+
+        Raises:
+            ConfigurationError: the configured name is not a name.
+            MissingPrivilegeError: the role may not look into the schema.
+            PreflightError: the name is that of a view or something else that is no table.
+        """
+        return catalog.describe(connection, self._config.table)
+
+    def check(self, connection: psycopg.Connection[Any]) -> None:
+        """Check the target and the role's privileges, as far as that needs no rows.
+
+        Raises:
+            PreflightError: the target is missing, or lacks what the write mode needs.
+            MissingPrivilegeError: the role may not load into it; says what to grant.
+        """
+        with connection.transaction():
+            facts = self.describe(connection)
+            if facts is None:
+                self._check_place(connection)
+            else:
+                self._check_privileges(connection, facts)
+                self._raise_first(self._table_faults(facts))
+
+    def keeps_lineage(self, facts: TargetFacts) -> bool:
+        """Whether each row's ledger id is kept in this table."""
+        return self._config.lineage != "never" and facts.column(LINEAGE_COLUMN) is not None
+
+    def is_empty(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether the target holds no row; a missing one holds none.
+
+        Raises:
+            MissingPrivilegeError: the role may not read the target.
+        """
+        facts = self.describe(connection)
+        if facts is None:
+            return True
+        if "select" not in facts.privileges:
+            raise self._missing(connection, facts, ["select"])
+        statement = sql.SQL("select not exists (select from {} limit 1)").format(facts.identifier)
+        ((empty,),) = catalog.rows(connection, statement)
+        return bool(empty)
+
+    # --- when the rows' schema is known ---------------------------------------------------------
+
+    def accept(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> None:
+        """Check that rows of this schema fit the target exactly, creating it when asked to.
+
+        An equal schema is accepted again without asking the database.
+
+        Raises:
+            TypeMismatchError: columns cannot be carried into their targets; names every one.
+            PreflightError: the target is missing (with the statement that would create it), or its
+                columns and the rows' do not match otherwise.
+            MissingPrivilegeError: the role may not create or load the table.
+        """
+        if self._accepted is not None and _equal(self._accepted.schema, schema):
+            return
+        with connection.transaction():
+            facts = self.describe(connection)
+            if facts is None:
+                facts = self._create(connection, schema)
+            accepted = self._fit(connection, facts, schema)
+        self._accepted = accepted
+
+    # --- rows -----------------------------------------------------------------------------------
+
+    def write(self, connection: psycopg.Connection[Any], table: pa.Table, ledger_id: int) -> int:
+        """Write a chunk's rows within the caller's transaction, and return how many went in.
+
+        For an upsert that is the number of rows consumed: older versions of a key are passed over.
+
+        Args:
+            connection: with an open transaction, which is left open.
+            table: the chunk's rows.
+            ledger_id: the chunk's ledger row, kept as lineage where the table has the column.
+
+        Raises:
+            ValueNotCarriedError: a value does not fit, or a constraint refuses a row; the message
+                names table, column or constraint and never a value.
+            TypeMismatchError: the target was changed, and the rows do not fit it any more.
+            PreflightError: the target is gone, was replaced or does not take every row.
+        """
+        if connection.info.transaction_status != pq.TransactionStatus.INTRANS:
+            message = "rows are written inside the load's transaction only, and none is open"
+            raise PreflightError(message)
+        encoding = connection.info.parameter_status("client_encoding")
+        if encoding != "UTF8":
+            message = (
+                f"the warehouse connection's client_encoding is {encoding}, which would change text; "
+                'set "client_encoding": "utf8" in the extras of the connection'
+            )
+            raise PreflightError(message)
+        accepted = self._current(connection, table.schema)
+        if not table.num_rows:
+            return 0
+        return write_rows(connection, accepted, table, ledger_id)
+
+    def _current(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> Accepted:
+        """Return the plan for these rows and the table as it is and stays until the commit."""
+        accepted = self._accepted
+        facts = accepted.facts if accepted else self.describe(connection)
+        if facts is None:
+            raise self._gone()
+        with translated(str(facts), ()):
+            lock = sql.SQL("lock table only {} in row exclusive mode").format(facts.identifier)
+            catalog.rows(connection, lock)
+        found = self.describe(connection)
+        if found is None or found.oid != facts.oid:
+            raise self._gone()
+        if accepted is None or found != facts or not _equal(accepted.schema, schema):
+            accepted = self._fit(connection, found, schema)
+            self._accepted = accepted
+        return accepted
+
+    def _gone(self) -> PreflightError:
+        return PreflightError(
+            f"the target {self._config.table} was dropped or replaced while the load ran; "
+            "restore it and clear the task"
+        )
+
+    # --- the single checks ----------------------------------------------------------------------
+
+    def _fit(
+        self, connection: psycopg.Connection[Any], facts: TargetFacts, schema: pa.Schema
+    ) -> Accepted:
+        self._check_privileges(connection, facts)
+        faults = [*self._table_faults(facts), *self._schema_faults(facts, schema)]
+        known = [field for field in schema if facts.column(field.name) is not None]
+        plans, misfits = plan(schema.empty_table().select([field.name for field in known]).schema
+                              if not faults else _subset(known), facts.columns)
+        if faults or misfits:
+            lines = "".join(f"\n- {fault}" for fault in [*misfits, *faults])
+            message = f"target {facts} cannot take these rows; nothing was written:{lines}"
+            raise (TypeMismatchError if misfits else PreflightError)(message)
+        if any(each.route.cast for each in plans) and "temporary" not in facts.privileges:
+            raise self._missing(connection, facts, ["temporary"])
+        return Accepted(
+            schema, facts, plans, self.keeps_lineage(facts), self._key, self._upsert_cursor
+        )
