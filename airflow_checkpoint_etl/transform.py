@@ -173,7 +173,9 @@ class CallableTransformer:
     def _raised(self, error: Exception, where: str) -> str:
         # The exception's own text may quote the row, so its type and place in the code stand for it.
         frames = traceback.extract_tb(error.__traceback__)
-        place = f" at {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+        code = getattr(self._function, "__code__", None)
+        own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
+        place = f" in {own[-1].name}, line {own[-1].lineno}," if own else ""
         return (
             f"{self._name} raised {type(error).__name__}{place} {where}. Nothing of the chunk was kept; "
             "mend the transform or the record, then clear this task"

@@ -48,6 +48,7 @@ with DAG(
         task_id="orders_are_loaded",
         pipeline=orders,
         stage="load",
+        deferrable=True,
         timeout=dt.timedelta(hours=6).total_seconds(),
     )
 

@@ -12,6 +12,8 @@ import psycopg
 import pytest
 import redis
 
+from tests.support import ORDERS, World
+
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 
 
@@ -75,3 +77,16 @@ def redis_client(valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
     yield client
     client.flushall()
     client.close()
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def world(request, new_database, valkey_server) -> Iterator[World]:
+    """A pipeline over orders, with 1,000 rows in the source, on each checkpoint store."""
+    source, warehouse = new_database(), new_database()
+    port = valkey_server.port if request.param == "redis" else None
+    made = World(source.dsn, warehouse.dsn, port)
+    if port is not None:
+        redis.Redis(host=HOST, port=port).flushall()
+    made.fetch(ORDERS, at="source")
+    made.insert(1000)
+    yield made

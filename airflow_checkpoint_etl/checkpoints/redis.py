@@ -78,7 +78,7 @@ class RedisCheckpointStore:
 
     def preflight(self) -> list[str]:
         """Connect, and return a warning when Redis may throw checkpoints away."""
-        self._session.command("PING")
+        self._session.client.ping()
         policies = sorted(
             {
                 str(node.get("maxmemory_policy", "noeviction"))

@@ -10,7 +10,6 @@ are an error that names the column. No row is looked at in Python.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,8 @@ from airflow_checkpoint_etl import columns as carrying
 from airflow_checkpoint_etl.errors import TypeMismatchError, ValueNotCarriedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_checkpoint_etl.sources.keyset import Column
 
 FIRST_DAY: Final = -2_440_588

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.sources import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_checkpoint_etl.sources.session import ResultColumn, Session
 
 _DESCENDING_NULLS_FIRST = 3
@@ -121,8 +122,8 @@ class Provenance:
     cycles: bool | None
 
 
-def _ask(session: Session, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    return session.fetch(queries.load("catalog.sql")[name], parameters or None)
+def _ask(session: Session, question: str, /, **parameters: Any) -> list[tuple[Any, ...]]:
+    return session.fetch(queries.load("catalog.sql")[question], parameters or None)
 
 
 def relation(session: Session, name: str) -> Relation | None:
@@ -205,9 +206,9 @@ def server_identity(session: Session) -> dict[str, str]:
     """Return database, system identifier and timeline, as far as the role may read them."""
     found = {"database": str(_ask(session, "database")[0][0])}
     timeline = "standby_timeline" if is_standby(session) else "timeline"
-    for name, question in (("system_identifier", "system_identifier"), ("timeline", timeline)):
+    for name, query in (("system_identifier", "system_identifier"), ("timeline", timeline)):
         try:
-            found[name] = str(_ask(session, question)[0][0])
+            found[name] = str(_ask(session, query)[0][0])
         except CheckpointEtlError as error:
             if error.retryable:
                 raise

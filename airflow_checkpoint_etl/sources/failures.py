@@ -6,7 +6,7 @@ about values (``invalid input syntax for type integer: "..."``) quote rows, so o
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -15,6 +15,9 @@ from airflow_checkpoint_etl.errors import (
     MissingPrivilegeError,
     PreflightError,
 )
+
+if TYPE_CHECKING:
+    from airflow_checkpoint_etl.pipeline import PostgresSource
 
 _SPEAKING_CLASSES: Final = frozenset({"08", "0A", "28", "3D", "3F", "42", "53", "55", "57", "58"})
 _NOT_RETRYABLE_CLASSES: Final = frozenset({"0A", "3D", "3F", "42"})
@@ -27,8 +30,9 @@ class LostConnectionError(CheckpointEtlError):
     """The connection to the source was lost."""
 
 
-def refuse(parameter: str, value: Any, rule: str, next_move: str) -> PreflightError:
-    """Build the error for one parameter the source does not allow."""
+def refuse(config: PostgresSource, parameter: str, rule: str, next_move: str) -> PreflightError:
+    """Build the error for one parameter of a source: its name, its value, the rule, the next move."""
+    value = config.cursor_columns if parameter == "cursor" else getattr(config, parameter)
     return PreflightError(f"{parameter}={value!r}: {rule}; {next_move}")
 
 

@@ -16,6 +16,8 @@ from airflow_checkpoint_etl.sources.failures import refuse
 from airflow_checkpoint_etl.sources.planning import find_relation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session
@@ -53,8 +55,8 @@ def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
         )
     if catalog.is_standby(session):
         raise refuse(
+            config,
             "settle",
-            config.settle,
             "the server is a standby, which does not see the primary's running transactions",
             'read from the primary, or pass settle="none" and accept missed rows',
         )
@@ -62,8 +64,8 @@ def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
     members = catalog.family(session, roots)
     if any(member.kind == "f" for member in members):
         raise refuse(
+            config,
             "settle",
-            config.settle,
             "a foreign table is written on another server, whose transactions cannot be seen here",
             'read it at its own server, or pass settle="none" and accept missed rows',
         )
@@ -72,15 +74,15 @@ def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
         mode = "locks" if plan.tags[0] in _INTEGERS else "transactions"
     if mode == "locks" and not roots:
         raise refuse(
-            "settle", mode, "no table is known whose writers to wait for", "pass settle_tables="
+            config, "settle", "no table is known whose writers to wait for", "pass settle_tables="
         )
-    doubt = _doubt(session, config, plan, members, mode)
+    doubt = next(_doubts(session, config, plan, members, mode), None)
     if doubt is None:
         return Settling(mode, roots, _promise(plan, mode))
     if config.settle == "auto":
         raise refuse(
+            config,
             "settle",
-            "auto",
             f"exactly-once cannot be promised, because {doubt}",
             'choose settle="locks" or "transactions" if you know that it fits all writers, or '
             '"none" and accept missed rows',
@@ -95,74 +97,68 @@ def _roots(session: Session, config: PostgresSource, plan: Plan) -> tuple[int, .
     """Return the tables whose writers can add rows to the source."""
     roots: list[int] = []
     for name in config.settle_tables:
-        relation = find_relation(session, "settle_tables", name)
+        relation = find_relation(session, config, "settle_tables", name)
         if relation.kind not in _TABLE_KINDS:
             rule = f"{name!r} is no table, so nobody's writing locks it"
-            raise refuse("settle_tables", config.settle_tables, rule, "name the tables behind it")
+            raise refuse(config, "settle_tables", rule, "name the tables behind it")
         roots.append(relation.oid)
-    relation_read = plan.relation
-    if relation_read is None:
+    if plan.relation is None:
         return tuple(roots)
-    if relation_read.kind == "v":
-        return tuple(roots or (oid for oid, _ in catalog.view_tables(session, relation_read.oid)))
-    return tuple({*roots, relation_read.oid})
+    if plan.relation.kind == "v":
+        return tuple(roots or (oid for oid, _ in catalog.view_tables(session, plan.relation.oid)))
+    return (*roots, plan.relation.oid)
 
 
-def _doubt(
+def _doubts(
     session: Session,
     config: PostgresSource,
     plan: Plan,
     members: list[catalog.Member],
     mode: str,
-) -> str | None:
-    """Say why a mode is not proven to lose nothing; None when it is."""
-    column, tag = config.cursor_columns[0], plan.tags[0]
+) -> Iterator[str]:
+    """Say why a mode is not proven to lose nothing; nothing when it is. Only the first counts."""
+    column, tag, relation = config.cursor_columns[0], plan.tags[0], plan.relation
     if catalog.subscribed(session, members):
-        return (
-            "a logical subscription writes the table, and its rows keep the ids of another server"
-        )
+        yield "a logical subscription writes the table, and its rows keep the ids of another server"
     if any(member.kind == "m" for member in members):
-        return (
-            "a materialized view shows rows only when it is refreshed, long after they were written"
-        )
-    if len(config.settle_tables) > 1:
-        return "a row of several tables appears when the last of its parts commits"
-    if plan.relation is not None and plan.relation.kind == "v":
-        tables = catalog.view_tables(session, plan.relation.oid)
-        if len(tables) != 1:
-            return "a row of several tables appears when the last of its parts commits"
+        yield "a materialized view shows rows only when it is refreshed, long after they were written"
+    is_view = relation is not None and relation.kind == "v"
+    if len(config.settle_tables) > 1 or (
+        is_view and relation is not None and len(catalog.view_tables(session, relation.oid)) != 1
+    ):
+        yield "a row made of several tables appears when the last of its parts commits"
     if mode == "transactions" and tag in _TIMESTAMPS:
-        return None
+        return
     if tag not in _INTEGERS:
-        return f"values of {column!r} are made by its writers, in no order that the database knows"
-    if plan.relation is None or plan.relation.kind == "v":
+        yield f"values of {column!r} are made by its writers, in no order that the database knows"
+    if relation is None or is_view:
         origin = plan.key_origins[0]
         if origin is None or origin.table_oid not in {member.oid for member in members}:
-            return f"{column!r} is not known to be an unchanged column of the table it comes from"
-        column = origin.name
-    return _sequence_doubt(catalog.provenance(session, members, column), column)
+            yield f"{column!r} is not known to be an unchanged column of the table it comes from"
+        else:
+            column = origin.name
+    yield from _sequence_doubts(catalog.provenance(session, members, column), column)
 
 
-def _sequence_doubt(sources: list[catalog.Provenance], column: str) -> str | None:
-    """Say why a column's values are not drawn from one sequence in its order; None when they are."""
+def _sequence_doubts(sources: list[catalog.Provenance], column: str) -> Iterator[str]:
+    """Say why a column's values are not drawn from one sequence in its order; nothing when they are."""
     for source in sources:
         computed = source.default is not None and not source.identity
         if computed and not _NEXTVAL.fullmatch(source.default or ""):
-            return f"the default of {column!r} in {source.table} is more than nextval of a sequence"
+            yield f"the default of {column!r} in {source.table} is more than nextval of a sequence"
     drawn = {source.sequence_oid: source for source in sources if source.sequence_oid is not None}
     if not drawn:
-        return f"no sequence is behind {column!r}, so its writers choose its values"
+        yield f"no sequence is behind {column!r}, so its writers choose its values"
     if len(drawn) > 1:
         names = ", ".join(sorted(source.sequence or "" for source in drawn.values()))
-        return f"several sequences are behind {column!r}: {names}"
-    (source,) = drawn.values()
-    if source.cache != 1:
-        return f"sequence {source.sequence} has cache {source.cache}: sessions hold older ids back"
-    if source.increment != 1:
-        return f"sequence {source.sequence} has increment {source.increment}, not 1"
-    if source.cycles:
-        return f"sequence {source.sequence} cycles, and would start again below the frontier"
-    return None
+        yield f"several sequences are behind {column!r}: {names}"
+    for source in drawn.values():
+        if source.cache != 1:
+            yield f"sequence {source.sequence} has cache {source.cache}: sessions hold old ids back"
+        if source.increment != 1:
+            yield f"sequence {source.sequence} has increment {source.increment}, not 1"
+        if source.cycles:
+            yield f"sequence {source.sequence} cycles, and would start again below the frontier"
 
 
 def _promise(plan: Plan, mode: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,8 @@ from airflow_checkpoint_etl.sources.failures import refuse
 from airflow_checkpoint_etl.sources.keyset import Column, Keyset
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.session import ResultColumn, Session
 
@@ -66,7 +67,9 @@ def make_plan(session: Session, config: PostgresSource) -> Plan:
         PreflightError: a name or a type does not work; names parameter, value, rule and next move.
         MissingPrivilegeError: the role may not read a column.
     """
-    relation = None if config.table is None else find_relation(session, "table", config.table)
+    relation = (
+        None if config.table is None else find_relation(session, config, "table", config.table)
+    )
     keyset = Keyset(
         schema=relation.schema if relation else None,
         table=relation.name if relation else None,
@@ -82,12 +85,14 @@ def make_plan(session: Session, config: PostgresSource) -> Plan:
     return Plan(
         relation=relation,
         keyset=replace(keyset, columns=columns),
-        tags=tuple(_tag(name, types[name]) for name in config.cursor_columns),
+        tags=tuple(_tag(config, name, types[name]) for name in config.cursor_columns),
         key_origins=tuple(catalog.origin(session, by_name[name]) for name in config.cursor_columns),
     )
 
 
-def find_relation(session: Session, parameter: str, name: str) -> catalog.Relation:
+def find_relation(
+    session: Session, config: PostgresSource, parameter: str, name: str
+) -> catalog.Relation:
     """Return the relation a parameter names.
 
     Raises:
@@ -99,13 +104,13 @@ def find_relation(session: Session, parameter: str, name: str) -> catalog.Relati
         next_move = (
             f"did you mean {close}?" if close else "check the name and the connection's database"
         )
-        raise refuse(parameter, name, "no such table for this role", next_move)
+        raise refuse(config, parameter, f"this role sees no table {name}", next_move)
     if relation.kind not in _READABLE_KINDS:
-        raise refuse(parameter, name, "is no table or view", "name a table or a view")
+        raise refuse(config, parameter, f"{name} is no table or view", "name a table or a view")
     if relation.row_security:
         raise refuse(
+            config,
             parameter,
-            name,
             "row-level security would hide rows from this role, and hidden rows would be lost",
             "give the role BYPASSRLS or use another role",
         )
@@ -126,7 +131,7 @@ def _chosen(
     doubled = sorted({name for name in available if available.count(name) > 1})
     if doubled:
         rule = f"returns several columns named {', '.join(doubled)}"
-        raise refuse("query", config.query, rule, "give each an alias of its own")
+        raise refuse(config, "query", rule, "give each an alias of its own")
     for parameter, wanted in (
         ("cursor", config.cursor_columns),
         ("columns", config.columns or ()),
@@ -135,7 +140,7 @@ def _chosen(
         for name in wanted:
             if name not in available:
                 rule = f"the source has no column {name!r}"
-                raise refuse(parameter, wanted, rule, f"it has {', '.join(available)}")
+                raise refuse(config, parameter, rule, f"it has {', '.join(available)}")
     chosen = list(config.columns if config.columns is not None else available)
     chosen += [name for name in config.cursor_columns if name not in chosen]
     refused = [name for name in chosen if name in unreadable]
@@ -157,9 +162,10 @@ def _columns(
         element = carrying.base_name(pg_type).removesuffix("[]")
         if pseudo or element in carrying.NOT_CARRIED:
             rule = f"its type {pg_type} means something else, or nothing, in another database"
-            raise PreflightError(
+            message = (
                 f"column {column.name}: {rule}; leave it out with columns=, or cast it in a query"
             )
+            raise PreflightError(message)
         as_text = column.name in config.text_columns
         carried = carrying.arrow_type(pg_type)
         # Text stays as it is: casting bpchar to text would strip its blanks.
@@ -171,7 +177,7 @@ def _columns(
     return tuple(columns)
 
 
-def _tag(name: str, pg_type: str) -> str:
+def _tag(config: PostgresSource, name: str, pg_type: str) -> str:
     known = CURSOR_TYPES.get(carrying.base_name(pg_type))
     if known is None:
         allowed = ", ".join(CURSOR_TYPES)
@@ -181,5 +187,5 @@ def _tag(name: str, pg_type: str) -> str:
             else "is not one a cursor can have"
         )
         rule = f"column {name!r} is {pg_type}, which {why}"
-        raise refuse("cursor", name, rule, f"choose a column of type {allowed}")
+        raise refuse(config, "cursor", rule, f"choose a column of type {allowed}")
     return cursors.KIND_BY_SQL_TYPE[known].tag

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,8 @@ from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import ValueNotCarriedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import pyarrow as pa
 
 _EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001  a timestamp without time zone has none

@@ -8,24 +8,27 @@ repeated statement and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
-from airflow_checkpoint_etl.ports import Read, SourceFacts
+from airflow_checkpoint_etl.ports import Read
 from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight
 from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.interrupt import Interruptible
-from airflow_checkpoint_etl.sources.planning import Plan, make_plan
+from airflow_checkpoint_etl.sources.planning import make_plan
 from airflow_checkpoint_etl.sources.session import Session
 from airflow_checkpoint_etl.sources.settle import Settler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
     from psycopg import sql
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.ports import SourceFacts
+    from airflow_checkpoint_etl.sources.planning import Plan
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.errors import CancelledError, CheckpointEtlError
+from airflow_checkpoint_etl.errors import CancelledError, CheckpointEtlError, PreflightError
 from airflow_checkpoint_etl.ports import SourceFacts
 from airflow_checkpoint_etl.sources import catalog, positions
 from airflow_checkpoint_etl.sources.failures import LostConnectionError, refuse
@@ -40,8 +40,8 @@ def check(session: Session, config: PostgresSource, plan: Plan) -> None:
     key = config.cursor_columns
     if not config.unique and not any(index.proves_unique(key) for index in indexes):
         raise refuse(
+            config,
             "cursor",
-            key,
             "no unique index proves that it has no ties, and a chunk that ends between two equal "
             "values would lose one of them",
             'add a unique column at the end, such as cursor=("updated_at", "id"), or pass unique=True '
@@ -51,8 +51,8 @@ def check(session: Session, config: PostgresSource, plan: Plan) -> None:
         return
     if _sorts(session, plan, config.chunk_rows):
         raise refuse(
+            config,
             "cursor",
-            key,
             "no index serves this order, so every chunk would sort all rows",
             f"create a btree index on ({', '.join(key)}), or pass allow_sort=True for a small table",
         )
@@ -65,8 +65,8 @@ def _check_null(session: Session, config: PostgresSource, plan: Plan) -> None:
         # Nothing is declared NOT NULL here, so the rows are asked.
         if session.fetch(plan.keyset.null_keys())[0][0]:
             raise refuse(
+                config,
                 "cursor",
-                key,
                 "some rows have NULL in it, which are never read",
                 "leave them out in the query or with where=, or choose another cursor",
             )
@@ -75,8 +75,8 @@ def _check_null(session: Session, config: PostgresSource, plan: Plan) -> None:
     if nullable:
         listed = ", ".join(name for name in key if name in nullable)
         raise refuse(
+            config,
             "cursor",
-            key,
             f"{listed} may be NULL, and rows with a NULL cursor are never read",
             "alter the column to NOT NULL, or choose another cursor",
         )
@@ -108,7 +108,8 @@ def encode_start(session: Session, plan: Plan, start_after: tuple[str, ...] | No
     key = plan.keyset.key
     if len(start_after) != len(key):
         rule = f"the cursor has {len(key)} column(s)"
-        raise refuse("start_after", start_after, rule, "pass one value per cursor column")
+        message = f"start_after={start_after!r}: {rule}; pass one value per cursor column"
+        raise PreflightError(message)
     try:
         texts = session.fetch(start_after_texts(plan.tags, start_after))[0]
         return positions.from_texts(key, plan.tags, texts)
@@ -117,7 +118,8 @@ def encode_start(session: Session, plan: Plan, start_after: tuple[str, ...] | No
             raise
         types = ", ".join(cursors.KINDS[tag].sql_type for tag in plan.tags)
         rule = f"is no cursor value of type ({types})"
-        raise refuse("start_after", start_after, rule, "pass values PostgreSQL can cast") from None
+        message = f"start_after={start_after!r}: {rule}; pass text that PostgreSQL can cast to it"
+        raise PreflightError(message) from None
 
 
 def facts(session: Session, plan: Plan, settling: Settling, start: str) -> SourceFacts:

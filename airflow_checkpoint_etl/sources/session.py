@@ -8,9 +8,8 @@ settled on would be lost rows.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi
@@ -24,9 +23,13 @@ from airflow_checkpoint_etl.sources import queries
 from airflow_checkpoint_etl.sources.failures import LostConnectionError, translate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
 
     Statement = bytes | sql.Composable
+
+T = TypeVar("T")
 
 _CANCEL_SECONDS: Final = 2.0
 
@@ -170,7 +173,7 @@ class Session:
         """Return a composed statement as text, quoted for this connection."""
         return statement.as_string(self.control())
 
-    def _guarded(self, work: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    def _guarded(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         connection = self.control()
         try:
             return self._interruptible.run(
@@ -210,16 +213,19 @@ class Session:
                 adopt += sql.SQL(", set_config('role', {}, false)").format(sql.Literal(role))
             _run_adbc(connection, adopt.as_string(control))
             started = _run_adbc(connection, queries.load("session.sql")["settings"].decode())[-1]
-            if started != self._started:
-                message = (
-                    f"two connections to {self.source} reached two servers; rows read from one could "
-                    "be missing that were settled on the other; connect to one server directly"
-                )
-                raise LostConnectionError(message)
+            self._require_same_server(started)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _require_same_server(self, started: str) -> None:
+        if started != self._started:
+            message = (
+                f"two connections to {self.source} reached two servers; rows settled on one could be "
+                "missing from the other; connect to one server directly"
+            )
+            raise LostConnectionError(message)
 
     # --- both ------------------------------------------------------------------------------------
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl.errors import SettleTimeoutError
 from airflow_checkpoint_etl.sources import positions, queries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session
@@ -50,7 +51,7 @@ class Settler:
         timeout: seconds to wait at most.
     """
 
-    def __init__(  # noqa: PLR0913  the parts of one source, keyword-only
+    def __init__(
         self,
         *,
         session: Session,

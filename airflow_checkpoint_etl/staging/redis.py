@@ -2,8 +2,9 @@
 
 Redis keeps everything in memory and is often shared, so three limits hold: bytes per file, bytes in all
 and files in all. A file is counted in the hash first and stored then. Whatever is killed in between
-leaves a count without a file, which costs nothing but room: :meth:`RedisStagingArea.names` lists it as
-an orphan, and a full area drops such counts before it refuses. A file whose count was lost (Redis may
+leaves a count without a file, which costs nothing but room: :meth:`RedisStagingArea.names` lists it
+as an orphan, and a full area drops such counts, once they are older than any put, before it refuses.
+A file whose count was lost (Redis may
 lose any write) is listed too, because listing scans the keys themselves.
 """
 
@@ -32,6 +33,9 @@ TOTAL_CAP: Final = 2 << 30
 MAX_FILES: Final = 10_000
 MAX_VALUE: Final = 512 << 20
 """Bytes that Redis takes as one value, in its default configuration."""
+
+PUT_SECONDS: Final = 600
+"""How long a file may be counted before its bytes are there; no client waits longer for a reply."""
 
 _RESERVE: Final = read_script("airflow_checkpoint_etl.staging", "reserve.lua")
 _WHERE: Final = "Redis"
@@ -139,9 +143,13 @@ class RedisStagingArea:
     def _exists(self, name: str) -> bool:
         return bool(self._session.command("EXISTS", self._prefix + name))
 
-    def _counted(self) -> list[str]:
-        names: list[bytes] = self._session.command("HKEYS", self._sizes)
-        return [name.decode(errors="replace") for name in names]
+    def _counted(self) -> dict[str, float]:
+        """Return the name of every counted file, and when it was counted (seconds since 1970)."""
+        counts: dict[bytes, bytes] = self._session.command("HGETALL", self._sizes)
+        return {
+            name.decode(errors="replace"): float(count.rpartition(b"@")[2] or 0)
+            for name, count in counts.items()
+        }
 
     def _reserve(self, name: str, size: int) -> None:
         limits = (str(size), str(self._total_cap), str(self._max_files))
@@ -158,12 +166,13 @@ class RedisStagingArea:
             raise StagedChunkError(message)
 
     def _drop_empty_counts(self) -> bool:
-        """Drop the counts of files that are not there; whether there were any.
-
-        A put that is between its two steps loses its count, and so its file is not limited: a small
-        excess, once, where the alternative is a full area that holds nothing.
-        """
-        gone = [name for name in self._counted() if not self._exists(name)]
+        """Drop the counts of files that never came or were lost; whether there were any."""
+        before = float(self._session.client.time()[0]) - PUT_SECONDS
+        gone = [
+            name
+            for name, counted_at in self._counted().items()
+            if counted_at < before and not self._exists(name)
+        ]
         for name in gone:
             self._session.command("HDEL", self._sizes, name)
         return bool(gone)

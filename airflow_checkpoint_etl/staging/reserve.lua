@@ -1,6 +1,6 @@
 -- Counts a file before it is stored, unless the area would grow above its limits. The size of a file
 -- that is counted already is kept: its bytes do not change.
--- KEYS[1] the area's hash of name to size
+-- KEYS[1] the area's hash of name to "<size>@<seconds since 1970>"
 -- ARGV    name, size, most bytes, most files
 -- returns ok | full, bytes, files
 
@@ -12,11 +12,11 @@ if redis.call('HEXISTS', key, name) == 1 then
 end
 local bytes, files = 0, 0
 for _, counted in ipairs(redis.call('HVALS', key)) do
-    bytes = bytes + (tonumber(counted) or 0)
+    bytes = bytes + (tonumber(string.match(counted, '^(%d+)@')) or 0)
     files = files + 1
 end
 if bytes + size > tonumber(ARGV[3]) or files + 1 > tonumber(ARGV[4]) then
     return {'full', string.format('%.0f', bytes), tostring(files)}
 end
-redis.call('HSET', key, name, ARGV[2])
+redis.call('HSET', key, name, ARGV[2] .. '@' .. redis.call('TIME')[1])
 return {'ok'}

@@ -10,7 +10,6 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from airflow_checkpoint_etl.errors import (
-    CheckpointEtlError,
     ConfigurationError,
     MissingPrivilegeError,
     PreflightError,
@@ -21,6 +20,9 @@ from airflow_checkpoint_etl.warehouses.wire import TargetColumn
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from airflow_checkpoint_etl.errors import (
+        CheckpointEtlError,
+    )
     from airflow_checkpoint_etl.postgres import Row
 
 LINEAGE_COLUMN: Final = "_ck_chunk"
@@ -82,21 +84,18 @@ class Place:
     """Where a missing target would be created.
 
     Attributes:
-        schema: the schema's name; None when it does not exist (or the search path has none).
+        schema: the schema's name; None when the name has none and the search path neither.
         name: the table's name.
+        exists: whether the schema does.
         may_create: whether the role may create tables in the schema.
         may_create_temporary: whether it may create temporary tables in the database.
     """
 
     schema: str | None
     name: str
+    exists: bool
     may_create: bool
     may_create_temporary: bool
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The qualified name, quoted, for composing SQL."""
-        return sql.Identifier(self.schema, self.name) if self.schema else sql.Identifier(self.name)
 
     def __str__(self) -> str:
         return quoted(self.schema, self.name) if self.schema else quoted(self.name)
@@ -114,7 +113,7 @@ def too_long(name: str) -> bool:
 
 def rows(
     connection: psycopg.Connection[Any],
-    statement: LiteralString | sql.Composable,
+    statement: LiteralString | sql.SQL | sql.Composed,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Execute one statement and return its rows as tuples, whatever the connection's row factory."""
@@ -168,7 +167,7 @@ def place_of(connection: psycopg.Connection[Any], table: str) -> Place:
         ConfigurationError: the name is not a name, or longer than PostgreSQL keeps.
     """
     try:
-        ((parts, schema, may_create, may_create_temporary),) = rows(
+        ((parts, schema, exists, may_create, may_create_temporary),) = rows(
             connection, _SQL["place"], {"name": table}
         )
     except psycopg.Error as error:
@@ -181,7 +180,7 @@ def place_of(connection: psycopg.Connection[Any], table: str) -> Place:
     if too_long(parts[-1]):
         message = f"table={table!r}: PostgreSQL keeps 63 bytes of a name; shorten it"
         raise ConfigurationError(message)
-    return Place(schema, parts[-1], may_create, may_create_temporary)
+    return Place(schema, parts[-1], exists, may_create, may_create_temporary)
 
 
 def unknown_types(connection: psycopg.Connection[Any], types: Sequence[str]) -> list[str]:
@@ -190,7 +189,9 @@ def unknown_types(connection: psycopg.Connection[Any], types: Sequence[str]) -> 
     for name in dict.fromkeys(types):
         try:
             with connection.transaction():
-                missing += [row[0] for row in rows(connection, _SQL["unknown_types"], {"types": [name]})]
+                missing += [
+                    row[0] for row in rows(connection, _SQL["unknown_types"], {"types": [name]})
+                ]
         except (psycopg.ProgrammingError, psycopg.DataError):
             missing.append(name)
     return missing
@@ -201,10 +202,10 @@ def lock_creation(connection: psycopg.Connection[Any], name: str) -> None:
     rows(connection, _SQL["creation_lock"], {"name": name})
 
 
-def current_role(connection: psycopg.Connection[Any]) -> str:
-    """Return the role that the connection acts as."""
-    ((role,),) = rows(connection, _SQL["role"])
-    return str(role)
+def role_and_database(connection: psycopg.Connection[Any]) -> tuple[str, str]:
+    """Return the role that the connection acts as, and the database it is connected to."""
+    ((role, database),) = rows(connection, _SQL["role"])
+    return role, database
 
 
 def _about_name(

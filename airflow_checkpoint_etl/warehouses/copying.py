@@ -6,10 +6,8 @@ the chunk's encoded size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
 import pyarrow as pa
 from pgpq import ArrowToPostgresBinaryEncoder
 from pgpq.encoders import LargeStringEncoderBuilder, StringEncoderBuilder
@@ -21,6 +19,10 @@ from airflow_checkpoint_etl.errors import ValueNotCarriedError
 from airflow_checkpoint_etl.warehouses.convert import LossError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import psycopg
+
     from airflow_checkpoint_etl.warehouses.wire import ColumnPlan
 
 _BATCH_BYTES: Final = 4 << 20
@@ -98,8 +100,8 @@ class Encoder:
 
 def _batch_rows(table: pa.Table) -> int:
     """Return how many rows make about ``_BATCH_BYTES``."""
-    per_row = max(1, table.nbytes // max(1, table.num_rows))
-    return max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES // per_row))
+    per_row: int = table.nbytes // max(1, table.num_rows)
+    return max(1, min(_MOST_BATCH_ROWS, _BATCH_BYTES // max(1, per_row)))
 
 
 def copy_rows(
@@ -147,7 +149,7 @@ def _declared(plan: ColumnPlan) -> sql.SQL:
 
 def _type(name: str) -> sql.SQL:
     """Take a type's name into a statement; it comes from the catalog, quoted as SQL writes it."""
-    return sql.SQL(name)  # type: ignore[arg-type]
+    return sql.SQL(name)
 
 
 def _cast_columns(plans: Iterable[ColumnPlan]) -> sql.Composed:
@@ -164,7 +166,7 @@ def count_losses(plans: Iterable[ColumnPlan], arrivals: sql.Identifier) -> sql.C
     """Return the query that counts, per checked column, the values a cast would change."""
     counts = [
         sql.SQL("count(*) filter (where {})").format(
-            sql.SQL(plan.route.check.condition).format(value=sql.Identifier(plan.name))  # type: ignore[arg-type]
+            sql.SQL(plan.route.check.condition).format(value=sql.Identifier(plan.name))
         )
         for plan in plans
         if plan.route.check is not None
@@ -191,7 +193,7 @@ def insert_all(
     )
 
 
-def upsert_newest(  # noqa: PLR0913  the parts of one statement
+def upsert_newest(
     target: sql.Identifier,
     plans: tuple[ColumnPlan, ...],
     arrivals: sql.Identifier,
@@ -221,9 +223,7 @@ def upsert_newest(  # noqa: PLR0913  the parts of one statement
     )
     action: sql.Composable = sql.SQL("do nothing")
     if changed:
-        action = sql.SQL(
-            "do update set {changes} where (({old}) <= ({new})) is not false"
-        ).format(
+        action = sql.SQL("do update set {changes} where (({old}) <= ({new})) is not false").format(
             changes=sql.SQL(", ").join(
                 sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changed
             ),

@@ -45,12 +45,12 @@ class NewTable:
 
     Attributes:
         statement: the CREATE TABLE statement.
-        types: the types it uses that came from the source, which this database may not have.
+        types: (column, type) of the types that were recorded, which this database may not have.
         faults: why it cannot be created; one sentence for every column that has no type.
     """
 
     statement: str
-    types: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
     faults: tuple[str, ...]
 
 
@@ -69,7 +69,7 @@ def new_table(
         lineage: whether it gets the lineage column.
     """
     lines: list[str] = []
-    types: list[str] = []
+    types: list[tuple[str, str]] = []
     faults: list[str] = []
     for field in schema:
         pg_type, fault = _type_of(field)
@@ -79,7 +79,7 @@ def new_table(
             faults.append(f'column "{field.name}": {fault}')
             pg_type = "?"
         elif pg_type == pg_type_of(field):
-            types.append(pg_type)
+            types.append((field.name, pg_type))
         lines.append(f"{quoted(field.name)} {pg_type}")
     if lineage:
         lines.append(f"{quoted(LINEAGE_COLUMN)} bigint")
@@ -102,7 +102,8 @@ def _type_of(field: pa.Field) -> tuple[str, str]:
             "it holds only None so far, which has no type; declare it on the transform: "
             f'output_columns={{"{field.name}": "text"}}'
         )
-    mapped = _mapped(field.type)
+    arrives = field.type
+    mapped = _mapped(arrives.value_type if pa.types.is_dictionary(arrives) else arrives)
     if mapped:
         return mapped, ""
     return "", f"{field.type} has no PostgreSQL type here; give it as text, e.g. as json"
@@ -117,8 +118,6 @@ def _is_text(arrives: pa.DataType) -> bool:
 
 
 def _mapped(arrives: pa.DataType) -> str | None:
-    if pa.types.is_dictionary(arrives):
-        return _mapped(arrives.value_type)
     if isinstance(arrives, pa.BaseExtensionType):
         return _BY_EXTENSION.get(arrives.extension_name)
     if pa.types.is_decimal(arrives):

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_checkpoint_etl.errors import PreflightError, ValueNotCarriedError
-from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, TargetFacts, rows
+from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, rows
 from airflow_checkpoint_etl.warehouses.copying import (
     Encoder,
     copy_rows,
@@ -29,6 +29,7 @@ from airflow_checkpoint_etl.warehouses.refusals import translated
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
     from airflow_checkpoint_etl.warehouses.wire import ColumnPlan
 
 _INPUT_IS_VALID: Final = 16_00_00

@@ -127,11 +127,9 @@ def fractional_digits(pg_type: PgType) -> int:
 
 def holds(target: PgType, source: PgType) -> bool:
     """Whether every value of ``source`` fits ``target`` unchanged; both are the same type."""
-    if (target.modifier, target.fields) == (source.modifier, source.fields):
-        return True
     if target.fields and target.fields != source.fields:
         return False
-    if not target.modifier:
+    if not target.modifier or target.modifier == source.modifier:
         return True
     if target.name == "numeric":
         wide, narrow = precision_and_scale(target), precision_and_scale(source)

@@ -8,18 +8,23 @@ deadlock, a timeout, a full disk) are not translated.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
 from airflow_checkpoint_etl.errors import (
-    CheckpointEtlError,
     MissingPrivilegeError,
     PreflightError,
     ValueNotCarriedError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from airflow_checkpoint_etl.errors import (
+        CheckpointEtlError,
+    )
 
 _COPY_COLUMN: Final = re.compile(r"^COPY .*, line \d+, column (.+)$", re.MULTILINE)
 _CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -17,11 +17,10 @@ from airflow_checkpoint_etl.errors import (
     PreflightError,
     TypeMismatchError,
 )
-from airflow_checkpoint_etl.warehouses import catalog
+from airflow_checkpoint_etl.warehouses import catalog, checks
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, TargetFacts, quoted
 from airflow_checkpoint_etl.warehouses.ddl import new_table
 from airflow_checkpoint_etl.warehouses.loading import Accepted, write_rows
-from airflow_checkpoint_etl.warehouses.pgtypes import parse
 from airflow_checkpoint_etl.warehouses.refusals import translated
 from airflow_checkpoint_etl.warehouses.wire import plan
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
+    from airflow_checkpoint_etl.warehouses.catalog import Place
+    from airflow_checkpoint_etl.warehouses.ddl import NewTable
 
 __all__ = ["LINEAGE_COLUMN", "TargetFacts", "TargetTable"]
 
@@ -48,7 +49,7 @@ class TargetTable:
     def __init__(self, config: PostgresWarehouse, cursor_columns: tuple[str, ...]) -> None:
         self._config = config
         self._cursor_columns = cursor_columns
-        self._key = config.key_columns
+        self._upsert_cursor = cursor_columns if config.write == "upsert" else ()
         self._accepted: Accepted | None = None
 
     # --- before any row is known ----------------------------------------------------------------
@@ -74,13 +75,15 @@ class TargetTable:
             facts = self.describe(connection)
             if facts is None:
                 self._check_place(connection)
-            else:
-                self._check_privileges(connection, facts)
-                self._raise_first(self._table_faults(facts))
+                return
+            checks.check_privileges(connection, facts, checks.needed_privileges(self._config))
+            faults = checks.table_faults(facts, self._config, self._upsert_cursor)
+            if faults:
+                raise _unfit(facts, faults)
 
     def keeps_lineage(self, facts: TargetFacts) -> bool:
         """Whether each row's ledger id is kept in this table."""
-        return self._config.lineage != "never" and facts.column(LINEAGE_COLUMN) is not None
+        return checks.lineage_wanted(facts, self._config)
 
     def is_empty(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether the target holds no row; a missing one holds none.
@@ -91,8 +94,7 @@ class TargetTable:
         facts = self.describe(connection)
         if facts is None:
             return True
-        if "select" not in facts.privileges:
-            raise self._missing(connection, facts, ["select"])
+        checks.check_privileges(connection, facts, ["select"])
         statement = sql.SQL("select not exists (select from {} limit 1)").format(facts.identifier)
         ((empty,),) = catalog.rows(connection, statement)
         return bool(empty)
@@ -175,22 +177,117 @@ class TargetTable:
             "restore it and clear the task"
         )
 
-    # --- the single checks ----------------------------------------------------------------------
+    # --- creating and fitting -------------------------------------------------------------------
+
+    def _check_place(self, connection: psycopg.Connection[Any]) -> Place:
+        place = catalog.place_of(connection, self._config.table)
+        if not self._config.create_table:
+            message = (
+                f"the target {place} does not exist; create it, or pass create_table=True to have it "
+                "created from the rows' schema"
+            )
+            raise PreflightError(message)
+        self._check_may_create(connection, place)
+        return place
+
+    def _check_may_create(self, connection: psycopg.Connection[Any], place: Place) -> None:
+        role, database = catalog.role_and_database(connection)
+        if not place.exists:
+            schema = f"the schema {quoted(place.schema)}" if place.schema else "a schema"
+            message = (
+                f"{schema} for the target {place} does not exist; create it, or correct table="
+            )
+            raise PreflightError(message)
+        grants: list[str] = []
+        if not place.may_create:
+            grants.append(f"grant create on schema {quoted(place.schema or '')} to {quoted(role)}")
+        if self._config.write == "upsert" and not place.may_create_temporary:
+            grants.append(f"grant temporary on database {quoted(database)} to {quoted(role)}")
+        if grants:
+            message = f"the role {role} may not create the target {place}; run: {'; '.join(grants)}"
+            raise MissingPrivilegeError(message)
+
+    def _create(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> TargetFacts:
+        """Create the missing table, or show the statement that would."""
+        place = catalog.place_of(connection, self._config.table)
+        table = new_table(
+            place, schema, self._config.key_columns, lineage=self._config.lineage != "never"
+        )
+        untyped = self._type_faults(connection, table)
+        faults = [
+            *untyped,
+            *checks.arrival_faults(schema, self._config, self._upsert_cursor),
+        ]
+        if not self._config.create_table:
+            message = (
+                f"the target {place} does not exist; create it, or pass create_table=True to run:\n"
+                f"{table.statement};"
+            )
+            raise PreflightError(message + "".join(f"\n- {fault}" for fault in faults))
+        if faults:
+            lines = "".join(f"\n- {fault}" for fault in faults)
+            message = f"the target {place} cannot be created from these rows:{lines}"
+            raise (TypeMismatchError if untyped else PreflightError)(message)
+        self._check_may_create(connection, place)
+        catalog.lock_creation(connection, str(place))
+        facts = self.describe(connection)
+        if facts is None:
+            with translated(str(place), ()):
+                catalog.rows(connection, sql.SQL(table.statement))
+            facts = self.describe(connection)
+        if facts is None:  # dropped at once by an event trigger, say
+            raise self._gone()
+        return facts
+
+    @staticmethod
+    def _type_faults(connection: psycopg.Connection[Any], table: NewTable) -> list[str]:
+        """Also keeps a recorded type that is more than a type's name out of the statement."""
+        missing = set(catalog.unknown_types(connection, [pg_type for _, pg_type in table.types]))
+        return [
+            *table.faults,
+            *(
+                f'column "{name}": the warehouse has no type {pg_type}; create it there, or declare '
+                f'another one on the transform: output_columns={{"{name}": "text"}}'
+                for name, pg_type in table.types
+                if pg_type in missing
+            ),
+        ]
 
     def _fit(
         self, connection: psycopg.Connection[Any], facts: TargetFacts, schema: pa.Schema
     ) -> Accepted:
-        self._check_privileges(connection, facts)
-        faults = [*self._table_faults(facts), *self._schema_faults(facts, schema)]
-        known = [field for field in schema if facts.column(field.name) is not None]
-        plans, misfits = plan(schema.empty_table().select([field.name for field in known]).schema
-                              if not faults else _subset(known), facts.columns)
-        if faults or misfits:
-            lines = "".join(f"\n- {fault}" for fault in [*misfits, *faults])
-            message = f"target {facts} cannot take these rows; nothing was written:{lines}"
-            raise (TypeMismatchError if misfits else PreflightError)(message)
-        if any(each.route.cast for each in plans) and "temporary" not in facts.privileges:
-            raise self._missing(connection, facts, ["temporary"])
-        return Accepted(
-            schema, facts, plans, self.keeps_lineage(facts), self._key, self._upsert_cursor
+        checks.check_privileges(connection, facts, checks.needed_privileges(self._config))
+        columns = {column.name: column for column in facts.columns}
+        plans, misfits = plan((field for field in schema if field.name in columns), facts.columns)
+        faults = [
+            *checks.table_faults(facts, self._config, self._upsert_cursor),
+            *checks.arrival_faults(schema, self._config, self._upsert_cursor),
+            *checks.fit_faults(facts, schema),
+        ]
+        if misfits:
+            raise _unfit(facts, [*misfits, *faults], TypeMismatchError)
+        if faults:
+            raise _unfit(facts, faults)
+        accepted = Accepted(
+            schema=schema,
+            facts=facts,
+            plans=plans,
+            lineage=self.keeps_lineage(facts),
+            key=self._config.key_columns,
+            cursor_columns=self._upsert_cursor,
         )
+        if not accepted.direct:
+            checks.check_privileges(connection, facts, ["temporary"])
+        return accepted
+
+
+def _unfit(
+    facts: TargetFacts, faults: list[str], kind: type[PreflightError] = PreflightError
+) -> PreflightError:
+    lines = "".join(f"\n- {fault}" for fault in faults)
+    return kind(f"the target {facts} cannot take these rows; nothing was written:{lines}")
+
+
+def _equal(one: pa.Schema, other: pa.Schema) -> bool:
+    """Whether two schemas have equal columns and recorded types, whatever else is noted on them."""
+    return bool(one.equals(other, check_metadata=True))

@@ -73,18 +73,18 @@ select array_agg(a.attname::text order by k)
 -- Where a table that does not exist yet would be created: its name's parts, the schema (the first of
 -- the search path when the name has none), and what the role may do there.
 select parts.name,
-       n.nspname::text,
+       parts.schema,
+       n.oid is not null,
        coalesce(has_schema_privilege(n.oid, 'create'), false),
        has_database_privilege(current_database(), 'temporary')
-  from (select parse_ident(%(name)s) as name) parts
-  left join pg_namespace n
-         on n.nspname = case when cardinality(parts.name) = 1
-                             then current_schema()
-                             else parts.name[1]::name
-                        end
+  from (select name,
+               case when cardinality(name) = 1 then current_schema()::text else name[1] end as schema
+          from parse_ident(%(name)s) as name) parts
+  left join pg_namespace n on n.nspname = parts.schema
 
 -- name: role
-select current_user::text
+-- Who grants have to be made to, and where.
+select current_user::text, current_database()::text
 
 -- name: unknown_types
 -- The types among these that this database does not have.

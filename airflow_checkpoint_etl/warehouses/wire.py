@@ -14,7 +14,7 @@ A schema that has no way for some column raises nothing here: :func:`plan` retur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -23,7 +23,6 @@ from airflow_checkpoint_etl.warehouses import convert
 from airflow_checkpoint_etl.warehouses.pgtypes import (
     FRACTIONAL,
     LOSSY,
-    MICROSECONDS,
     PgType,
     fractional_digits,
     holds,
@@ -31,6 +30,9 @@ from airflow_checkpoint_etl.warehouses.pgtypes import (
     parse,
     precision_and_scale,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _TEXT: Final = frozenset({"text", "character varying", "character", "name", "citext"})
 _JSON: Final = frozenset({"json", "jsonb"})
@@ -118,18 +120,18 @@ class _Unfit(Exception):  # noqa: N818  it never leaves this module
 
 
 def plan(
-    schema: pa.Schema, columns: tuple[TargetColumn, ...]
+    fields: Iterable[pa.Field], columns: Iterable[TargetColumn]
 ) -> tuple[tuple[ColumnPlan, ...], list[str]]:
     """Return the plan of every column that has one, and a sentence for every one that has none.
 
     Args:
-        schema: the incoming rows' schema; its column names are all among ``columns``.
+        fields: the incoming rows' columns; their names are all among those of ``columns``.
         columns: the target's columns.
     """
     targets = {column.name: column for column in columns}
     plans: list[ColumnPlan] = []
     faults: list[str] = []
-    for field in schema:
+    for field in fields:
         target = targets[field.name]
         try:
             plans.append(ColumnPlan(field.type, target, _route(field, target)))
@@ -153,6 +155,9 @@ def _route(field: pa.Field, target: TargetColumn) -> Route:
     base = parse(target.base_type)
     if source is not None and source.name in NOT_CARRIED:
         message = f"{source.name} means something else in another database; leave it out or cast it"
+        raise _Unfit(message)
+    if base.plain != "uuid" and getattr(field.type, "extension_name", "") == "arrow.uuid":
+        message = "a uuid goes to uuid only: convert it in the transform or the source"
         raise _Unfit(message)
     arrives, first = _unwrap(field.type)
     route = _typed(arrives, source, base, target)
@@ -232,7 +237,8 @@ def _with(route: Route, conversion: convert.Conversion) -> Route:
 def _only(arrives: pa.DataType, base: PgType, allowed: dict[str, pa.DataType]) -> Route:
     wire = allowed.get(base.plain)
     if wire is None:
-        message = f"{arrives} goes to {' or '.join(allowed)} only: convert it in the transform or the source"
+        only = " or ".join(allowed)
+        message = f"{arrives} goes to {only} only: convert it in the transform or the source"
         raise _Unfit(message)
     return Route(wire, convert.cast_to(wire))
 
@@ -276,13 +282,12 @@ def _decimal(arrives: pa.DataType, base: PgType, target: TargetColumn) -> Route:
 def _digits(source: PgType | None, base: PgType) -> int:
     """Return the fractional digits to hold a time to; refuse a type that is known to have more."""
     digits = fractional_digits(base)
-    if digits < MICROSECONDS and source is not None and source.name == base.name:
-        if not holds(base, source):
-            message = (
-                f"its values may have {fractional_digits(source)} fractional digits: widen the "
-                "target column, or round them and declare the new type in output_columns"
-            )
-            raise _Unfit(message)
+    if source is not None and source.same(base) and not holds(base, source):
+        message = (
+            f"its values may have {fractional_digits(source)} fractional digits: widen the target "
+            "column, or round them and declare the new type in output_columns"
+        )
+        raise _Unfit(message)
     return digits
 
 
@@ -311,21 +316,20 @@ def _uuid(arrives: pa.DataType) -> Route:
     return Route(wire, convert.keep)
 
 
-def _text(
-    wire: pa.DataType, source: PgType | None, base: PgType, target: TargetColumn
-) -> Route:
+def _text(wire: pa.DataType, source: PgType | None, base: PgType, target: TargetColumn) -> Route:
     as_text = convert.cast_to(wire)
     of_text = source is None or (source.name in _TEXT and not source.array)
     if base.plain in _TEXT:
         return _into_text(as_text, wire, source, base)
     if base.plain in _JSON:
-        if of_text or (source is not None and source.name in {base.name, "jsonb"}):
+        if source is None or of_text or source.plain in {base.name, "jsonb"}:
             return Route(wire, as_text, jsonb=base.name == "jsonb")
-        message = "cast it in the source query: jsonb drops blanks, doubled keys and the keys' order"
+        message = (
+            "cast it in the source query: jsonb drops blanks, doubled keys and the keys' order"
+        )
         raise _Unfit(message if source == PgType("json") else _same_type(source))
-    itself = source is not None and (
-        source.same(base) or source.same(parse(target.pg_type))  # a domain may go by its own name
-    )
+    # A domain may go by its own name or by that of the type below it.
+    itself = source is not None and (source.same(base) or source.same(parse(target.pg_type)))
     if target.enum and not base.array and (of_text or itself):
         return Route(wire, as_text)  # the server refuses an unknown label
     if source is not None and itself:
@@ -350,7 +354,12 @@ def _into_text(
 ) -> Route:
     if not base.modifier:
         return Route(wire, as_text)
-    if source is not None and source.name == base.name and source.modifier and not holds(base, source):
+    if (
+        source is not None
+        and source.name == base.name
+        and source.modifier
+        and not holds(base, source)
+    ):
         message = f"its values may have {source.modifier} characters: widen the target column"
         raise _Unfit(message)
     (length,) = numbers(base.modifier)

@@ -19,7 +19,6 @@ a shortest one.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import cache
@@ -79,6 +78,8 @@ class World:
         losses: times the checkpoint store loses writes.
         rewinds: times the lane is rewound.
         chunk_rows: how many rows a chunk may hold.
+        stateful: whether the transform keeps a state from chunk to chunk.
+        attempts: overlapping attempts of each stage.
     """
 
     rows: int = 2
@@ -86,6 +87,8 @@ class World:
     losses: int = 1
     rewinds: int = 1
     chunk_rows: tuple[int, ...] = (1, 2)
+    stateful: bool = True
+    attempts: int = 2
 
 
 class Attempt(NamedTuple):
@@ -170,10 +173,10 @@ def row_of(text: str) -> int:
 
 
 @cache
-def make_chunk(frontier: Frontier, rows: int, fence: int, epoch: int) -> Chunk:
+def make_chunk(frontier: Frontier, rows: int, attempt: Attempt, stateful: bool) -> Chunk:  # noqa: FBT001
     """Cut and transform the next chunk; its state and digest are this attempt's own."""
-    low, seq = row_of(frontier.cursor), frontier.seq + 1
-    state = f'"state of producer {fence} after chunk {seq}"'
+    low, seq, fence = row_of(frontier.cursor), frontier.seq + 1, attempt.fence
+    state = f'"state of producer {fence} after chunk {seq}"' if stateful else None
     return Chunk(
         incarnation=frontier.incarnation,
         seq=seq,
@@ -181,7 +184,7 @@ def make_chunk(frontier: Frontier, rows: int, fence: int, epoch: int) -> Chunk:
         high=at(low + rows),
         rows_in=rows,
         rows=rows,
-        name=f"epoch {epoch}",
+        name=f"epoch {attempt.epoch}",
         size=rows,
         digest=f"chunk {seq} {low}..{low + rows} by producer {fence}",
         fence=fence,
@@ -215,7 +218,9 @@ def moved(lane: Frontier, chunk: Chunk) -> Frontier:
 
 
 @cache
-def chain(lane: Frontier, entries: tuple[Chunk, ...], compares: frozenset[str]) -> tuple[Chunk, ...]:
+def chain(
+    lane: Frontier, entries: tuple[Chunk, ...], compares: frozenset[str]
+) -> tuple[Chunk, ...]:
     """The manifest's chunks that a loader believes continue the lane."""
     if compares == EVERYTHING:
         return reconcile(lane, entries, stateful=True).kept
@@ -264,7 +269,7 @@ class Model:
         self.end = at(world.rows)
 
     def start(self) -> State:
-        producers = 2 if self.protocol.arbiter == "warehouse" else 0
+        producers = self.world.attempts if self.protocol.arbiter == "warehouse" else 0
         return State(
             lane=Frontier("life 1", 1, 0, START),
             load_fence=0,
@@ -272,7 +277,7 @@ class Model:
             loaded=(),
             history=(Record(0, None, ()),),
             producers=(Attempt(),) * producers,
-            loaders=(Attempt(), Attempt()),
+            loaders=(Attempt(),) * self.world.attempts,
             restarts=self.world.restarts,
             losses=self.world.losses,
             rewinds=self.world.rewinds,
@@ -312,7 +317,9 @@ class Model:
             for kept in range(1, len(state.history)):
                 lost = len(state.history) - kept
                 after = state._replace(history=state.history[:kept], losses=state.losses - 1)
-                yield Step("loss", f"the store loses its last {lost} write(s)", self._settled(after))
+                yield Step(
+                    "loss", f"the store loses its last {lost} write(s)", self._settled(after)
+                )
         if state.rewinds:
             yield from self._rewinds(state)
 
@@ -346,9 +353,7 @@ class Model:
         began = Attempt("reading", fence, state.lane.incarnation, state.epoch)
         after = state._replace(restarts=restarts)
         if role == "producer":
-            after = after._replace(
-                stage_fence=fence, producers=_with(state.producers, slot, began)
-            )
+            after = after._replace(stage_fence=fence, producers=_with(state.producers, slot, began))
         else:
             after = after._replace(load_fence=fence, loaders=_with(state.loaders, slot, began))
         who = f"{role} {attempt.fence} " if attempt.fence else f"a {role} "
@@ -366,7 +371,7 @@ class Model:
         who = f"producer {attempt.fence}"
 
         def becomes(attempt: Attempt, state: State = state) -> State:
-            return state._replace(producers=_with(state.producers, slot, self._over(attempt, state)))
+            return state._replace(producers=_with(state.producers, slot, self._over(attempt)))
 
         if attempt.doing == "reading":  # R: the store first, the warehouse second
             if self.protocol.pinned and state.lane.incarnation != attempt.incarnation:
@@ -428,8 +433,12 @@ class Model:
             yield attempt._replace(doing="done", chunks=())
         for rows in self.world.chunk_rows:
             if rows <= left:
-                chunk = make_chunk(attempt.frontier, rows, attempt.fence, attempt.epoch)
+                chunk = self._chunk(attempt.frontier, rows, attempt)
                 yield attempt._replace(doing="appending", chunks=(chunk,))
+
+    def _chunk(self, frontier: Frontier, rows: int, attempt: Attempt) -> Chunk:
+        maker = Attempt(fence=attempt.fence, epoch=attempt.epoch)  # all that makes a difference
+        return make_chunk(frontier, rows, maker, self.world.stateful)
 
     def _written(self, state: State, record: Record) -> State:
         return self._settled(state._replace(history=(*state.history, record)))
@@ -440,7 +449,7 @@ class Model:
         who = f"loader {attempt.fence}"
 
         def becomes(attempt: Attempt, state: State = state) -> State:
-            return state._replace(loaders=_with(state.loaders, slot, self._over(attempt, state)))
+            return state._replace(loaders=_with(state.loaders, slot, self._over(attempt)))
 
         if self.protocol.arbiter == "store":
             yield from self._loads_as_the_store_says(state, attempt, who, becomes)
@@ -502,7 +511,7 @@ class Model:
                 yield Step("done", f"{who} has reached the target", becomes(finished))
             for rows in self.world.chunk_rows:
                 if rows <= self.world.rows - row_of(position.cursor):
-                    chunk = make_chunk(position, rows, 0, 1)
+                    chunk = self._chunk(position, rows, Attempt(epoch=1))
                     doing = "noting" if self.protocol.store_first else "loading"
                     chosen = attempt._replace(doing=doing, frontier=position, chunks=(chunk,))
                     words = f"{who} reads the last ID {position.cursor} from the store"
@@ -515,7 +524,9 @@ class Model:
         if attempt.doing == "loading":
             after = state._replace(loaded=(*state.loaded, chunk))
             following = again if store_first else attempt._replace(doing="noting")
-            yield Step("load", f"{who} loads ({chunk.low}, {chunk.high}]", becomes(following, after))
+            yield Step(
+                "load", f"{who} loads ({chunk.low}, {chunk.high}]", becomes(following, after)
+            )
         else:
             record = Record(0, attempt.frontier.advance(chunk), ())
             following = attempt._replace(doing="loading") if store_first else again
@@ -525,8 +536,8 @@ class Model:
     # --- keeping the number of states small --------------------------------------------------------
 
     @staticmethod
-    def _over(attempt: Attempt, state: State) -> Attempt:
-        """An attempt that is over is remembered only by what an invariant or a restart needs."""
+    def _over(attempt: Attempt) -> Attempt:
+        """An attempt that is done is remembered only by what an invariant needs."""
         if attempt.doing == "done":
             return Attempt("done", incarnation=attempt.incarnation)
         return attempt
@@ -568,4 +579,4 @@ def _trace(came_from: dict[State, tuple[State, str] | None], state: State) -> tu
     while (origin := came_from[state]) is not None:
         state, said = origin
         words.append(said)
-    return tuple(itertools.chain(reversed(words)))
+    return tuple(reversed(words))
