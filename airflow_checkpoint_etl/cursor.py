@@ -179,9 +179,7 @@ def _decode_one(text: str) -> tuple[str, CursorValue]:
     try:
         value = KINDS[tag].decode(body)
         canonical = KINDS[tag].encode(value)
-    except CursorError:
-        raise
-    except ValueError as error:
+    except ValueError as error:  # a CursorError is one too
         message = f"{text!r} is not a valid cursor value: {error}"
         raise CursorError(message) from error
     if canonical != body:

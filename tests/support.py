@@ -104,7 +104,9 @@ class World:
             if stage == "load":
                 return runner.load()
             return runner.transform(
-                CallableTransformer(function, **options) if function is not None else None
+                CallableTransformer(function, cursor_columns=("id",), **options)
+                if function is not None
+                else None
             )
         finally:
             ports.close()

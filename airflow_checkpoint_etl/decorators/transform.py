@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import TaskDecorator
 
 
+class _TransformWithArguments(CheckpointTransformOperator):
+    """Takes the call's arguments, which TaskFlow hands up the classes, and has no use for them."""
+
+    def __init__(self, *, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        super().__init__(**kwargs)
+
+
 class _CheckpointTransformDecoratedOperator(  # type: ignore[misc]  # DecoratedOperator's is untyped
-    DecoratedOperator, CheckpointTransformOperator
+    DecoratedOperator, _TransformWithArguments
 ):
     """The transform operator around a decorated function."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from airflow_checkpoint_etl.ports import Ports
 from airflow_checkpoint_etl.protocol import Checkpoint, Lane, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import psycopg
     import redis
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 _overrides: dict[str, Callable[[], Ports]] = {}
 """Ports to hand out instead, by pipeline id; set by :func:`airflow_checkpoint_etl.testing.memory`."""
+
+
+@contextlib.contextmanager
+def overridden(pipeline_id: str, ports: Callable[[], Ports]) -> Iterator[None]:
+    """Hand out other ports for a pipeline id, in this process, until the block ends."""
+    _overrides[pipeline_id] = ports
+    try:
+        yield
+    finally:
+        del _overrides[pipeline_id]
 
 
 class CheckpointHook(BaseHook):

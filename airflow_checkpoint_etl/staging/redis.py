@@ -154,7 +154,7 @@ class RedisStagingArea:
     def _reserve(self, name: str, size: int) -> None:
         limits = (str(size), str(self._total_cap), str(self._max_files))
         answer, *rest = self._session.run(_RESERVE, self._sizes, name, *limits)
-        if answer == b"full" and self._drop_empty_counts():
+        if answer == b"full" and self._drop_empty_counts(before=float(rest[2]) - PUT_SECONDS):
             answer, *rest = self._session.run(_RESERVE, self._sizes, name, *limits)
         if answer == b"full":
             message = (
@@ -165,9 +165,8 @@ class RedisStagingArea:
             )
             raise StagedChunkError(message)
 
-    def _drop_empty_counts(self) -> bool:
-        """Drop the counts of files that never came or were lost; whether there were any."""
-        before = float(self._session.client.time()[0]) - PUT_SECONDS
+    def _drop_empty_counts(self, before: float) -> bool:
+        """Drop the older counts of files that never came or were lost; whether there were any."""
         gone = [
             name
             for name, counted_at in self._counted().items()

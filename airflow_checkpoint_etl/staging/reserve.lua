@@ -2,10 +2,11 @@
 -- that is counted already is kept: its bytes do not change.
 -- KEYS[1] the area's hash of name to "<size>@<seconds since 1970>"
 -- ARGV    name, size, most bytes, most files
--- returns ok | full, bytes, files
+-- returns ok | full, bytes, files, seconds since 1970
 
 local key = KEYS[1]
 local name, size = ARGV[1], tonumber(ARGV[2])
+local seconds = redis.call('TIME')[1]
 
 if redis.call('HEXISTS', key, name) == 1 then
     return {'ok'}
@@ -16,7 +17,7 @@ for _, counted in ipairs(redis.call('HVALS', key)) do
     files = files + 1
 end
 if bytes + size > tonumber(ARGV[3]) or files + 1 > tonumber(ARGV[4]) then
-    return {'full', string.format('%.0f', bytes), tostring(files)}
+    return {'full', string.format('%.0f', bytes), tostring(files), seconds}
 end
-redis.call('HSET', key, name, ARGV[2] .. '@' .. redis.call('TIME')[1])
+redis.call('HSET', key, name, ARGV[2] .. '@' .. seconds)
 return {'ok'}

@@ -24,7 +24,9 @@ def redis_connect(valkey_server, redis_client):
 
 @pytest.fixture(scope="session")
 def cluster_server():
-    with ValkeyServer(settings={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
+    with ValkeyServer(
+        settings={"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    ) as server:
         node = redis.Redis(host=HOST, port=server.port)
         node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         deadline = time.monotonic() + 30

@@ -86,7 +86,10 @@ def append(store, seq, low, high, *, fence=1, lane=LANE, start=None, **rest):
 def filled(store, upto=3, fence=1, lane=LANE):
     store.begin(lane, fence, at())
     lows = [BEGIN, *(f"i8:{seq * 10}" for seq in range(1, upto))]
-    return [append(store, n, low, f"i8:{n * 10}", fence=fence, lane=lane) for n, low in enumerate(lows, 1)]
+    return [
+        append(store, n, low, f"i8:{n * 10}", fence=fence, lane=lane)
+        for n, low in enumerate(lows, 1)
+    ]
 
 
 # --- reading back --------------------------------------------------------------------------------

@@ -92,7 +92,9 @@ def test_tables_of_a_newer_package_are_refused(store, database):
     store.preflight()
     database.execute("update checkpoint_etl.schema_version set version = 7")
     newer = PostgresCheckpointStore(database.connect)
-    with pytest.raises(SchemaVersionError, match=r"version 7.*up to 1; upgrade airflow-checkpoint-etl"):
+    with pytest.raises(
+        SchemaVersionError, match=r"version 7.*up to 1; upgrade airflow-checkpoint-etl"
+    ):
         newer.preflight()
 
 
@@ -400,5 +402,3 @@ def test_a_stricter_default_isolation_turns_a_race_into_a_conflict(database):
         thread.join()
     assert sum(outcome is not None for outcome in outcomes) == 1
     assert len(outcomes) == 6
-
-

@@ -90,7 +90,9 @@ def test_a_load_record_of_another_type_is_replaced_by_the_next_note(store, redis
     assert store.read(LANE, Stage.LOAD).checkpoint == at(3, "i8:30", Stage.LOAD)
 
 
-@pytest.mark.parametrize("field", ["fence", "incarnation", "generation", "seq", "cursor", "digest", "sum"])
+@pytest.mark.parametrize(
+    "field", ["fence", "incarnation", "generation", "seq", "cursor", "digest", "sum"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "changed", "lost", "no text"])
 def test_a_damaged_head_is_a_fault_that_refuses_nobody(filled, redis_client, field, damage):
     value = redis_client.hget(KEY, field)

@@ -24,7 +24,16 @@ DATA = bytes(range(256)) * 33
 
 
 @pytest.fixture(
-    params=["memory", "redis", "redis that decodes", "redis cluster", "postgres", "file", "memory://", "s3"]
+    params=[
+        "memory",
+        "redis",
+        "redis that decodes",
+        "redis cluster",
+        "postgres",
+        "file",
+        "memory://",
+        "s3",
+    ]
 )
 def new_area(request, tmp_path):
     """Makes staging areas that share one backend, each with a connection of its own."""
@@ -119,7 +128,9 @@ def test_other_bytes_under_the_same_name_are_refused(area, other):
 
 
 def test_a_missing_file_is_a_clear_error(area):
-    with pytest.raises(StagedChunkError, match=r"nowhere/x\.arrow is missing .*clear it with Downstream"):
+    with pytest.raises(
+        StagedChunkError, match=r"nowhere/x\.arrow is missing .*clear it with Downstream"
+    ):
         area.get("nowhere/x.arrow")
     assert area.size("nowhere/x.arrow") is None
 
@@ -221,7 +232,9 @@ def small(redis_connect):
 
 def test_redis_refuses_more_bytes_than_all_files_may_have(small):
     small.put("a", b"12345678")
-    with pytest.raises(StagedChunkError, match=r"8 of at most 10 bytes.*staging=\"s3://bucket/prefix\""):
+    with pytest.raises(
+        StagedChunkError, match=r"8 of at most 10 bytes.*staging=\"s3://bucket/prefix\""
+    ):
         small.put("b", b"123")
     assert small.names("") == ["a"]
     small.put("b", b"12")
@@ -280,9 +293,13 @@ def test_a_file_without_its_count_is_listed_and_can_be_deleted(small, redis_clie
 
 def test_a_full_redis_is_a_clear_error_that_names_the_way_out(redis_connect, redis_client):
     area = RedisStagingArea(redis_connect, 32 << 20)
-    redis_client.config_set("maxmemory", str(redis_client.info("memory")["used_memory"] + (1 << 20)))
+    redis_client.config_set(
+        "maxmemory", str(redis_client.info("memory")["used_memory"] + (1 << 20))
+    )
     try:
-        with pytest.raises(StagedChunkError, match=r"out of memory .*staging=\"s3://bucket/prefix\""):
+        with pytest.raises(
+            StagedChunkError, match=r"out of memory .*staging=\"s3://bucket/prefix\""
+        ):
             for number in range(8):
                 area.put(f"big/{number}", bytes(1 << 20))
         stored = area.names("")
@@ -353,5 +370,7 @@ def test_a_bucket_that_does_not_exist_fails_the_preflight(s3_bucket):
 
 def test_a_scheme_without_its_package_says_what_to_install():
     area = ObjectStorageStagingArea("gs://bucket", None, CAP)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'airflow-checkpoint-etl\[gcs\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=r"pip install 'airflow-checkpoint-etl\[gcs\]'"
+    ):
         area.preflight()

@@ -173,7 +173,7 @@ def row_of(text: str) -> int:
 
 
 @cache
-def make_chunk(frontier: Frontier, rows: int, attempt: Attempt, stateful: bool) -> Chunk:  # noqa: FBT001
+def make_chunk(frontier: Frontier, rows: int, attempt: Attempt, stateful: bool) -> Chunk:
     """Cut and transform the next chunk; its state and digest are this attempt's own."""
     low, seq, fence = row_of(frontier.cursor), frontier.seq + 1, attempt.fence
     state = f'"state of producer {fence} after chunk {seq}"' if stateful else None
@@ -233,24 +233,23 @@ def chain(
 
 
 @cache
-def violation(
-    loaded: tuple[Chunk, ...], lane: Frontier, epoch: int, rewound_to: str, arbiter: str
-) -> str | None:
-    """Say which invariant the warehouse breaks."""
+def misplaced(loaded: tuple[Chunk, ...], position: int) -> str | None:
+    """Say which row is in the warehouse twice, or missing up to ``position``."""
     count = Counter(
         row for chunk in loaded for row in range(row_of(chunk.low) + 1, row_of(chunk.high) + 1)
     )
     for row, times in sorted(count.items()):
         if times > 1:
             return f"row {row} is in the warehouse {times} times"
-    if arbiter == "store":
-        return None
-    for row in range(1, row_of(lane.cursor) + 1):
+    for row in range(1, position + 1):
         if not count[row]:
-            return f"row {row} is missing below the load frontier {lane.cursor}"
-    for chunk in loaded:
-        if epoch_of(chunk) < epoch and row_of(chunk.low) >= row_of(rewound_to):
-            return f"stale rows ({chunk.low}, {chunk.high}], made before the rewind"
+            return f"row {row} is missing below the load frontier {at(position)}"
+    return None
+
+
+@cache
+def mislinked(loaded: tuple[Chunk, ...]) -> str | None:
+    """Say where the ledger's numbers are not dense, or the transform's states do not link."""
     state = NO_STATE
     for position, chunk in enumerate(loaded, 1):
         if chunk.state_in != state:
@@ -258,6 +257,15 @@ def violation(
         if chunk.seq != position:
             return f"the ledger's chunk {position} has number {chunk.seq}"
         state = chunk.state_digest
+    return None
+
+
+@cache
+def stale(loaded: tuple[Chunk, ...], epoch: int, rewound_to: str) -> str | None:
+    """Say which rows above the point of the rewind were made before it."""
+    for chunk in loaded:
+        if epoch_of(chunk) < epoch and row_of(chunk.low) >= row_of(rewound_to):
+            return f"stale rows ({chunk.low}, {chunk.high}], made before the rewind"
     return None
 
 
@@ -287,8 +295,10 @@ class Model:
 
     def broken(self, state: State) -> str | None:
         """Say which invariant this state breaks."""
-        arbiter = self.protocol.arbiter
-        fault = violation(state.loaded, state.lane, state.epoch, state.rewound_to, arbiter)
+        decides = self.protocol.arbiter == "warehouse"  # else its frontier means nothing
+        fault = misplaced(state.loaded, row_of(state.lane.cursor) if decides else 0)
+        if not fault and decides:
+            fault = stale(state.loaded, state.epoch, state.rewound_to) or mislinked(state.loaded)
         if fault:
             return fault
         if any(

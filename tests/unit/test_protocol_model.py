@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from protocol_model import EVERYTHING, Protocol, World, explore  # noqa: E402
+from protocol_model import EVERYTHING, Protocol, World, explore
 
 FULL = Protocol()
 
@@ -122,10 +122,8 @@ def test_without_a_safeguard_some_history_does_harm(protocol, world, harm):
     assert harm in (found.violation or ""), str(found)
 
 
-@pytest.mark.parametrize(("protocol", "world", "harm"), UNSAFE.values(), ids=UNSAFE.keys())
-def test_the_whole_protocol_is_safe_where_the_unsafe_one_does_harm(protocol, world, harm):
-    if world is FORGETFUL:
-        pytest.skip("walked through above, as one of the small worlds")
+@pytest.mark.parametrize("world", [QUIET, RECUT, REWOUND], ids=["quiet", "recut", "rewound"])
+def test_the_whole_protocol_does_no_harm_in_the_worlds_that_catch_the_unsafe_ones(world):
     found = explore(FULL, world)
     assert found.violation is None, str(found)
 

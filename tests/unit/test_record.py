@@ -89,7 +89,20 @@ def test_every_truncation_of_a_record_is_seen():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "{}", "[]", "1", '"x"', "NaN", '{"sha256":1}', "[" * 100_000, "9" * 5000, b"\xff", "ü"],
+    [
+        "",
+        "null",
+        "{}",
+        "[]",
+        "1",
+        '"x"',
+        "NaN",
+        '{"sha256":1}',
+        "[" * 100_000,
+        "9" * 5000,
+        b"\xff",
+        "ü",
+    ],
 )
 def test_what_is_no_record_is_corrupt(text):
     with pytest.raises(CorruptRecordError):
@@ -136,17 +149,23 @@ def test_a_missing_field_is_corrupt():
         record.decode_chunk(record._pack("chunk", values))
 
 
-@pytest.mark.parametrize("change", [{"stage": "other"}, {"stage": []}, {"frontier": None}, {"frontier": {}}])
+@pytest.mark.parametrize(
+    "change", [{"stage": "other"}, {"stage": []}, {"frontier": None}, {"frontier": {}}]
+)
 def test_a_checkpoint_needs_a_stage_and_a_frontier(change):
     with pytest.raises(CorruptRecordError):
-        record.decode_checkpoint(record._pack("checkpoint", record._checkpoint_body(CHECKPOINT) | change))
+        record.decode_checkpoint(
+            record._pack("checkpoint", record._checkpoint_body(CHECKPOINT) | change)
+        )
 
 
 def test_an_intact_record_of_a_newer_version_asks_for_an_upgrade(monkeypatch):
     monkeypatch.setattr(record, "VERSION", 2)
     text = record.encode_chunk(CHUNK)
     monkeypatch.undo()
-    with pytest.raises(SchemaVersionError, match=r"version 2.*up to 1; upgrade airflow-checkpoint-etl"):
+    with pytest.raises(
+        SchemaVersionError, match=r"version 2.*up to 1; upgrade airflow-checkpoint-etl"
+    ):
         record.decode_chunk(text)
 
 

@@ -140,12 +140,18 @@ def test_every_fault_of_a_schema_is_found_at_once_and_named():
     plans, faults = plan(fields, columns)
     assert [each.name for each in plans] == ["fine"]
     assert faults == [
-        'column "tags": list<item: int64> arrives, the target has integer[]; '
-        "give an array as PostgreSQL's text, such as '{1,2}', or as json text",
-        'column "at": timestamp[us] (from timestamp without time zone) arrives, the target has '
-        "timestamp with time zone; a time without a zone names no instant: give it its time zone",
-        'column "doc": struct<a: int64> arrives, the target has jsonb; '
-        "give it as text: json text for a json or jsonb column",
+        (
+            'column "tags": list<item: int64> arrives, the target has integer[]; '
+            "give an array as PostgreSQL's text, such as '{1,2}', or as json text"
+        ),
+        (
+            'column "at": timestamp[us] (from timestamp without time zone) arrives, the target has '
+            "timestamp with time zone; a time without a zone names no instant: give it its time zone"
+        ),
+        (
+            'column "doc": struct<a: int64> arrives, the target has jsonb; '
+            "give it as text: json text for a json or jsonb column"
+        ),
     ]
 
 

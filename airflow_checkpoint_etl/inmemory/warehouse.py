@@ -1,0 +1,187 @@
+"""The warehouse's protocol over a list of rows: fences, compare-and-set and runs as the real one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.errors import (
+    FencedError,
+    ManifestConflictError,
+    PipelineChangedError,
+    RewoundError,
+    StageBusyError,
+    UpstreamLostError,
+)
+from airflow_checkpoint_etl.ports import Claim, LaneState, Loaded
+from airflow_checkpoint_etl.protocol import Frontier, Stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
+    from airflow_checkpoint_etl.ports import LaneSpec, Run
+    from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class InMemoryWarehouse:
+    """Loaded rows in ``rows``, loaded chunks in ``ledger``; safe between threads.
+
+    Args:
+        config: the pipeline's warehouse, for its write mode and key.
+        cursor_columns: the source's cursor columns, which an upsert compares.
+    """
+
+    def __init__(self, config: PostgresWarehouse, cursor_columns: tuple[str, ...]) -> None:
+        self._config, self._cursor_columns = config, cursor_columns
+        self.rows: list[dict[str, Any]] = []
+        self.ledger: list[Chunk] = []
+        self._lanes: dict[Lane, LaneState] = {}
+        self._fingerprints: dict[Lane, str] = {}
+        self._stages: dict[tuple[Lane, Stage], tuple[int, Owner, dt.datetime]] = {}
+        self._runs: dict[tuple[Lane, str, str], Run] = {}
+        self._lock = threading.RLock()
+
+    def preflight(self) -> None:
+        """There is nothing to prepare."""
+
+    def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
+        """Take a stage; extract creates the lane."""
+        with self._lock:
+            if spec.lane not in self._lanes:
+                if stage is not Stage.EXTRACT:
+                    message = f"{spec.lane} has no checkpoint yet; run extract"
+                    raise UpstreamLostError(message)
+                frontier = Frontier(secrets.token_hex(12), 1, 0, spec.start)
+                self._lanes[spec.lane] = LaneState(frontier, updated_at=_now().isoformat())
+                self._fingerprints[spec.lane] = spec.fingerprint
+            if self._fingerprints[spec.lane] != spec.fingerprint:
+                raise PipelineChangedError
+            fence, holder, until = self._stages.get(
+                (spec.lane, stage), (0, owner, dt.datetime.min.replace(tzinfo=dt.UTC))
+            )
+            if until > _now() and holder.task != owner.task:
+                message = f"{stage} of {spec.lane} is owned by {holder}"
+                raise StageBusyError(message)
+            self._stages[spec.lane, stage] = (fence + 1, owner, _now() + lease)
+            if stage is Stage.LOAD:
+                lane = self._lanes[spec.lane]
+                self._lanes[spec.lane] = replace(lane, load_fence=fence + 1)
+            return Claim(spec.lane, stage, fence + 1, owner)
+
+    def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
+        """Extend the lease; False when a newer fence was handed out."""
+        with self._lock:
+            fence, owner, _ = self._stages[claim.lane, claim.stage]
+            if fence == claim.fence:
+                self._stages[claim.lane, claim.stage] = (fence, owner, _now() + lease)
+            return fence == claim.fence
+
+    def release(self, claim: Claim) -> None:
+        """End the lease, if this claim still has it."""
+        self.heartbeat(claim, dt.timedelta(0))
+
+    def lane(self, lane: Lane) -> LaneState | None:
+        """Read a lane; None when it does not exist."""
+        with self._lock:
+            return self._lanes.get(lane)
+
+    def run(self, lane: Lane, owner: Owner) -> Run | None:
+        """Read this DAG run's goal."""
+        with self._lock:
+            return self._runs.get((lane, owner.dag_id, owner.run_id))
+
+    def set_target(self, claim: Claim, run: Run) -> Run:
+        """Store this DAG run's goal; an unfinished one keeps its target."""
+        key = (claim.lane, claim.owner.dag_id, claim.owner.run_id)
+        with self._lock:
+            stored = self._runs.get(key)
+            if stored is None or stored.done or stored.incarnation != run.incarnation:
+                self._runs[key] = run
+            return self._runs[key]
+
+    def shorten(self, claim: Claim, target: str) -> None:
+        """Lower this DAG run's target to where a budgeted extract stopped."""
+        self._change(claim, target=target)
+
+    def finish(self, claim: Claim) -> None:
+        """Mark this DAG run done on its lane."""
+        self._change(claim, done=True)
+
+    def _change(self, claim: Claim, **changes: Any) -> None:
+        key = (claim.lane, claim.owner.dag_id, claim.owner.run_id)
+        with self._lock:
+            self._runs[key] = replace(self._runs[key], **changes)
+
+    def loaded_in_run(self, claim: Claim) -> int:  # noqa: ARG002  the runs of a test share a ledger
+        """Return how many chunks were loaded so far."""
+        return len(self.ledger)
+
+    def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:  # noqa: ARG002
+        """Return 0: in memory nothing is collected, so that a test can look at what was staged."""
+        return 0
+
+    def accept(self, schema: pa.Schema) -> None:
+        """Every schema fits a list of dicts."""
+
+    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
+        """Load one chunk by the same compare-and-set as the real warehouse."""
+        from airflow_checkpoint_etl.records import to_records  # noqa: PLC0415
+
+        with self._lock:
+            lane = self._lanes.get(claim.lane)
+            if lane is None or lane.frontier.incarnation != chunk.incarnation:
+                raise RewoundError
+            if lane.load_fence != claim.fence:
+                raise FencedError
+            if lane.frontier.seq >= chunk.seq and any(
+                done.seq == chunk.seq and done.digest == chunk.digest for done in self.ledger
+            ):
+                return Loaded(lane.frontier, chunk.rows, chunk.seq, already=True)
+            at = lane.frontier
+            if (at.seq + 1, at.cursor, at.state_digest) != (chunk.seq, chunk.low, chunk.state_in):
+                raise ManifestConflictError
+            frontier = replace(
+                at, seq=chunk.seq, cursor=chunk.high, state_digest=chunk.state_digest
+            )
+            self._write(list(to_records(table)))
+            self.ledger.append(chunk)
+            self._lanes[claim.lane] = replace(
+                lane,
+                frontier=frontier,
+                state=chunk.state,
+                rows_total=lane.rows_total + chunk.rows,
+                updated_at=_now().isoformat(),
+            )
+            return Loaded(frontier, chunk.rows, len(self.ledger))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if self._config.write == "append":
+            self.rows += rows
+            return
+        key, order = self._config.key_columns, self._cursor_columns
+        newest = {tuple(row[name] for name in key): row for row in self.rows}
+        for row in rows:
+            old = newest.get(tuple(row[name] for name in key))
+            if old is None or [old[name] for name in order] <= [row[name] for name in order]:
+                newest[tuple(row[name] for name in key)] = row
+        self.rows[:] = newest.values()
+
+    @property
+    def last(self) -> str:
+        """The load frontier of the only lane, canonical cursor text."""
+        return next(iter(self._lanes.values())).frontier.cursor if self._lanes else cursors.BEGIN
+
+    def cancel(self) -> None:
+        """Nothing here runs for long."""
+
+    def close(self) -> None:
+        """What is loaded stays."""
