@@ -15,15 +15,8 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import TaskDecorator
 
 
-class _TransformWithArguments(CheckpointTransformOperator):
-    """Takes the call's arguments, which TaskFlow hands up the classes, and has no use for them."""
-
-    def __init__(self, *, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        super().__init__(**kwargs)
-
-
 class _CheckpointTransformDecoratedOperator(  # type: ignore[misc]  # DecoratedOperator's is untyped
-    DecoratedOperator, _TransformWithArguments
+    DecoratedOperator, CheckpointTransformOperator
 ):
     """The transform operator around a decorated function."""
 
@@ -54,6 +47,11 @@ class _CheckpointTransformDecoratedOperator(  # type: ignore[misc]  # DecoratedO
             op_kwargs=placeholders,
             **kwargs,
         )
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> Any:
+        # Airflow's decorated operator adds an empty op_kwargs here, at every class of the chain;
+        # the operators that execute chunks take none.
+        return args, kwargs
 
 
 def checkpoint_transform_task(

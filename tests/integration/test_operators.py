@@ -20,6 +20,9 @@ from airflow_checkpoint_etl import (
 from airflow_checkpoint_etl.errors import ConfigurationError
 from airflow_checkpoint_etl.testing import memory
 
+# What Airflow's own dependencies warn about while it runs a DAG is not this package's to mend.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 

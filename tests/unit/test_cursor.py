@@ -9,7 +9,7 @@ import uuid
 from decimal import Decimal
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_checkpoint_etl.cursor import (
@@ -26,6 +26,9 @@ from airflow_checkpoint_etl.cursor import (
     encode,
     share,
 )
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 ZONES = st.timezones() | st.integers(-14 * 60, 14 * 60).map(
     lambda minutes: dt.timezone(dt.timedelta(minutes=minutes))
