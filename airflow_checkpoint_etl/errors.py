@@ -17,7 +17,7 @@ class CheckpointEtlError(Exception):
     retryable: ClassVar[bool] = True
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+        super().__init__(message or inspect.getdoc(type(self)))
 
 
 # --- wrong from the start: configuration and preflight ------------------------------------------

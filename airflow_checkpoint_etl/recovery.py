@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.collect import staged_prefix
-from airflow_checkpoint_etl.errors import RewoundError, WarehouseRestoredError
+from airflow_checkpoint_etl.errors import CorruptRecordError, RewoundError, WarehouseRestoredError
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.protocol import (
     NO_STATE,
     Checkpoint,
     Stage,
+    digest_of_state,
     reconcile,
 )
 
@@ -76,7 +77,12 @@ class Recovery:
         state = self._lane_state()
         failpoint("extract.after_read_state")
         kept = self._chain(Stage.EXTRACT, state, record)
-        kept = self._still_staged(state, kept, needed_after=after.frontier.seq if after else 0)
+        consumed = (
+            after.frontier.seq
+            if after is not None and after.frontier.incarnation == state.frontier.incarnation
+            else 0
+        )
+        kept = self._still_staged(state, kept, needed_after=consumed)
         return self._begin(claim, state, record, kept)
 
     def transform(self, claim: Claim, is_done: Callable[[str], bool]) -> Resumed:
@@ -138,6 +144,12 @@ class Recovery:
             message = f"{self._lane} is gone from the warehouse; clear extract with Downstream"
             raise RewoundError(message)
         frontier = state.frontier
+        if digest_of_state(state.state) != frontier.state_digest:
+            message = (
+                f"{self._lane}: the transform's state at chunk {frontier.seq} is not in the ledger; "
+                "was its row deleted? Restore it: going on would start the state anew"
+            )
+            raise CorruptRecordError(message)
         if (
             noted is not None
             and noted.frontier.incarnation == frontier.incarnation

@@ -226,7 +226,7 @@ def test_a_full_server_is_a_clear_error_and_changes_nothing(filled, redis_client
 
 
 def test_a_client_that_retries_after_a_lost_answer_appends_once(redis_connect, redis_client):
-    client = redis_connect(retry=Retry(NoBackoff(), 3))
+    client = redis_connect(retry=Retry(NoBackoff(), 3), retry_on_error=[redis.ConnectionError])
     store = RedisCheckpointStore(lambda: client)
     store.begin(LANE, 1, at())
     send, lost = client.parse_response, []

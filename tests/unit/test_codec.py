@@ -14,6 +14,8 @@ from airflow_checkpoint_etl.columns import PG_TYPE, arrow_type, field_of, pg_typ
 from airflow_checkpoint_etl.errors import StagedChunkError
 from airflow_checkpoint_etl.staging import codec
 
+# ruff: noqa: DTZ001  a timestamp without time zone has none
+
 VALUES = {
     "smallint": [-(2**15), 2**15 - 1, None],
     "integer": [-(2**31), 2**31 - 1, None],
