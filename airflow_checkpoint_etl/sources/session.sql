@@ -12,6 +12,9 @@ select set_config('client_encoding', 'UTF8', false),
        set_config('extra_float_digits', '3', false),
        set_config('bytea_output', 'hex', false),
        set_config('application_name', 'checkpoint_etl source', false),
+       -- Without fresh statistics the planner may sort everything that is left for every chunk, though
+       -- an index has the order. A sort stays possible where nothing else is (allow_sort).
+       set_config('enable_sort', 'off', false),
        pg_postmaster_start_time()::text
 
 -- name: inherited

@@ -11,6 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
+from airflow_checkpoint_etl.checkpoints import postgres
 from airflow_checkpoint_etl.checkpoints.postgres import COMPONENT, SCRIPTS, PostgresCheckpointStore
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.errors import (
@@ -402,3 +403,38 @@ def test_a_stricter_default_isolation_turns_a_race_into_a_conflict(database):
         thread.join()
     assert sum(outcome is not None for outcome in outcomes) == 1
     assert len(outcomes) == 6
+
+
+def test_a_begin_waits_for_the_one_before_it_and_then_sees_its_fence(filled, database, monkeypatch):
+    held, go_on, outcomes = threading.Event(), threading.Event(), []
+    refuse_older = postgres.refuse_older
+
+    def pause_the_newer_one(lane, stage, fence, stored):
+        refuse_older(lane, stage, fence, stored)
+        if fence == 9:
+            held.set()
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(postgres, "refuse_older", pause_the_newer_one)
+
+    def begin(fence):
+        with contextlib.closing(PostgresCheckpointStore(database.connect)) as store:
+            try:
+                store.begin(LANE, fence, at(3, "i8:30"))
+                outcomes.append((fence, "begun"))
+            except FencedError:
+                outcomes.append((fence, "fenced"))
+
+    newer = threading.Thread(target=begin, args=(9,))
+    older = threading.Thread(target=begin, args=(7,))
+    newer.start()
+    assert held.wait(30)
+    older.start()
+    waiting = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    while older.is_alive() and not database.execute(waiting):
+        older.join(0.02)
+    go_on.set()
+    newer.join()
+    older.join()
+    assert sorted(outcomes) == [(7, "fenced"), (9, "begun")]
+    assert filled.read(LANE, Stage.EXTRACT).fence == 9

@@ -932,6 +932,24 @@ def test_arrow_values_that_do_not_fit_are_named_by_their_column(connection):
         load(connection, warehouse(), pa.table({"amount": too_fine}))
 
 
+def test_a_deferred_constraint_is_checked_before_the_commit(connection):
+    connection.execute(
+        "create table parent (name text primary key);"
+        "create table orders (id bigint, note text constraint parent references parent deferrable initially deferred)"
+    )
+    with refused(MissingParentError, 'constraint "parent"', "SQLSTATE 23503"):
+        load(connection, warehouse(), orders(id=[1], note=[CANARY]))
+
+
+def test_no_error_carries_the_connections_password(database, connection):
+    connection.execute("create table orders (id bigint not null, note text)")
+    with psycopg.connect(f"{database.dsn} password={CANARY}", autocommit=True) as secret:
+        with refused(ValueNotCarriedError):
+            load(secret, warehouse(), orders(id=pa.array([None], pa.int64()), note=["x"]))
+        with refused(ConfigurationError):
+            warehouse("a b").check(secret)
+
+
 def test_a_trigger_that_raises_is_named_without_its_message(connection):
     connection.execute(
         "create table orders (id bigint, note text);"
