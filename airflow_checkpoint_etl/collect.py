@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.protocol import Lane
 
-_SEQ: Final = re.compile(r"/(\d{12,})-f\d+-[0-9a-f]+\.arrow$")
+_SEQ: Final = re.compile(r"/(\d{12,})-f\d+-[0-9a-f]+\.arrow(\.|$)")
+"""A staged name, or what a killed put left beside it."""
 
 
 def staged_prefix(lane: Lane, incarnation: str) -> str:

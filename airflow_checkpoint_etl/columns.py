@@ -8,8 +8,9 @@ field of a chunk carries its PostgreSQL type under the metadata key :data:`PG_TY
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
+
+from airflow_checkpoint_etl import pgtypes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,13 +33,25 @@ NOT_CARRIED: Final = frozenset(
 )  # fmt: skip
 """Types whose values mean something else in another database; refused by name."""
 
-_NUMERIC: Final = re.compile(r"numeric\((\d+),(-?\d+)\)")
-_TYPMOD: Final = re.compile(r"\(\d+(,-?\d+)?\)")
+_HELD: Final = {
+    "smallint": "int16",
+    "integer": "int32",
+    "bigint": "int64",
+    "real": "float32",
+    "double precision": "float64",
+    "boolean": "bool_",
+    "bytea": "binary",
+    "uuid": "uuid",
+    "date": "date32",
+    **dict.fromkeys(TEXT_TYPES, "string"),
+}
+"""Names of pyarrow's factories for the types that need no parameters."""
 
 
 def base_name(pg_type: str) -> str:
-    """Return a formatted type without its length or precision: ``character varying``."""
-    return _TYPMOD.sub("", pg_type)
+    """Return a type's name without its length or precision: ``character varying``."""
+    parsed = pgtypes.parse(pg_type)
+    return parsed.name + ("[]" if parsed.array else "")
 
 
 def arrow_type(pg_type: str) -> pa.DataType | None:
@@ -46,32 +59,31 @@ def arrow_type(pg_type: str) -> pa.DataType | None:
 
     Infinite dates and timestamps and the time 24:00 are the known exceptions: Arrow cannot hold
     them, so reading one is an error that names the column and the option ``text_columns``.
+
+    Args:
+        pg_type: a type as ``format_type`` or as people spell it: ``numeric(12,2)``, ``timestamptz``.
     """
     import pyarrow as pa  # noqa: PLC0415  parsing a DAG must not import it
 
-    numeric = _NUMERIC.fullmatch(pg_type)
-    if numeric:
-        precision, scale = int(numeric[1]), int(numeric[2])
-        fits = precision <= MAX_DECIMAL_DIGITS and 0 <= scale <= precision
-        return pa.decimal128(precision, scale) if fits else None
-    if "(" in pg_type and base_name(pg_type) not in TEXT_TYPES:
-        # timestamp(3) and the like are stored rounded already; their values fit the plain type.
-        pg_type = base_name(pg_type)
+    if "." in pg_type.partition("(")[0]:
+        return None  # a type of the user's own, whatever its name in its schema
+    parsed = pgtypes.parse(pg_type)
+    name = parsed.plain
+    if name in _HELD:
+        held: pa.DataType = getattr(pa, _HELD[name])()
+        return held
+    if name == "numeric":
+        digits = pgtypes.precision_and_scale(parsed)
+        fits = (
+            digits is not None and digits[0] <= MAX_DECIMAL_DIGITS and 0 <= digits[1] <= digits[0]
+        )
+        return pa.decimal128(*digits) if digits is not None and fits else None
+    # timestamp(3) and the like are stored rounded already; their values fit the plain type.
     return {
-        "smallint": pa.int16(),
-        "integer": pa.int32(),
-        "bigint": pa.int64(),
-        "real": pa.float32(),
-        "double precision": pa.float64(),
-        "boolean": pa.bool_(),
-        "bytea": pa.binary(),
-        "uuid": pa.uuid(),
-        "date": pa.date32(),
         "time without time zone": pa.time64("us"),
         "timestamp without time zone": pa.timestamp("us"),
         "timestamp with time zone": pa.timestamp("us", tz="UTC"),
-        **dict.fromkeys(TEXT_TYPES, pa.string()),
-    }.get(base_name(pg_type) if base_name(pg_type) in TEXT_TYPES else pg_type)
+    }.get(name)
 
 
 def pg_type_of(field: pa.Field) -> str | None:

@@ -78,6 +78,7 @@ class Session:
         connection.prepare_threshold = None
         settings = {
             "application_name": self._application_name,
+            "client_encoding": "UTF8",
             "default_transaction_isolation": "read committed",
             "default_transaction_read_only": "off",
             **self._settings,

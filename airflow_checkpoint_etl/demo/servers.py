@@ -16,10 +16,12 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_checkpoint_etl.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 HOST = "127.0.0.1"
 _START_SECONDS = 60.0

@@ -6,12 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_checkpoint_etl.errors import MissingPrivilegeError
+from airflow_checkpoint_etl.pgtypes import parse
 from airflow_checkpoint_etl.warehouses.catalog import (
     LINEAGE_COLUMN,
     quoted,
     role_and_database,
 )
-from airflow_checkpoint_etl.warehouses.pgtypes import parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from airflow_checkpoint_etl.columns import NOT_CARRIED, arrow_type, pg_type_of
+from airflow_checkpoint_etl.pgtypes import parse
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, quoted, too_long
-from airflow_checkpoint_etl.warehouses.pgtypes import parse
 
 if TYPE_CHECKING:
     from airflow_checkpoint_etl.warehouses.catalog import Place

@@ -145,7 +145,10 @@ select set_config('synchronous_commit', 'on', true),
        set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true),
        set_config('timezone', 'UTC', true),
        set_config('datestyle', 'ISO, YMD', true),
-       set_config('intervalstyle', 'postgres', true),
+       -- as the source session has them: text that was read so is read back so
+       set_config('intervalstyle', 'iso_8601', true),
+       set_config('extra_float_digits', '3', true),
+       set_config('bytea_output', 'hex', true),
        set_config('checkpoint_etl.chunk', '', true);
 
 -- name: advance_lane

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from airflow_checkpoint_etl.columns import MAX_DECIMAL_DIGITS, NOT_CARRIED, pg_type_of
-from airflow_checkpoint_etl.warehouses import convert
-from airflow_checkpoint_etl.warehouses.pgtypes import (
+from airflow_checkpoint_etl.pgtypes import (
     FRACTIONAL,
     LOSSY,
     PgType,
@@ -30,6 +29,7 @@ from airflow_checkpoint_etl.warehouses.pgtypes import (
     parse,
     precision_and_scale,
 )
+from airflow_checkpoint_etl.warehouses import convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

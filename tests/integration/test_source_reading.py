@@ -392,7 +392,7 @@ def as_text(value: Any, pg_type: str) -> str | None:
     if kind.startswith("timestamp"):
         days, rest = divmod(value.value, 86_400_000_000)
         moment = f"(date '1970-01-01' + {days}) + {rest} * interval '1 microsecond'"
-        return f"({moment}){' at time zone $$UTC$$' if 'tz=' in kind else ''}::{pg_type}::text"
+        return f"(({moment}){" at time zone 'UTC'" if 'tz=' in kind else ''})::{pg_type}::text"
     plain = value.as_py()
     plain = f"\\x{plain.hex()}" if isinstance(plain, bytes) else str(plain)
     return f"{sql.quote(plain)}::{pg_type}::text"
@@ -559,14 +559,26 @@ END_THEM = (
 def test_lost_connections_are_opened_again(database, reader_of):
     database.execute("create table t (id int primary key, v int)")
     database.execute("insert into t select i, i from generate_series(1, 30) i")
-    reader = reader_of(table="t", chunk_rows=10, where="pg_sleep(0.02)::text is not null")
+    slow = "pg_sleep(case when id > 20 then 0.05 else 0 end)::text is not null"
+    reader = reader_of(table="t", chunk_rows=10, where=slow)
     target = reader.settle(BEGIN)
     assert reader.read(BEGIN, target).high == "i4:10"
     assert database.execute(END_THEM) == [(2,)]
     assert reader.read("i4:10", target).high == "i4:20"
-    # ... and in the middle of a statement
-    threading.Timer(0.1, lambda: database.execute(END_THEM)).start()
+
+    def end_the_running_one():
+        running = "select count(*) from pg_stat_activity where state = 'active' and query ~ '^COPY'"
+        deadline = time.monotonic() + 10
+        while database.execute(running) == [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended.extend(database.execute(END_THEM))
+
+    ended: list[tuple[int]] = []
+    helper = threading.Thread(target=end_the_running_one)
+    helper.start()
     assert reader.read("i4:20", target).table["v"].to_pylist() == list(range(21, 31))
+    helper.join()
+    assert ended == [(2,)]
     assert database.execute(END_THEM) == [(2,)]
     assert reader.settle("i4:20") == "i4:30"
 

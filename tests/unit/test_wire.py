@@ -11,7 +11,7 @@ import pytest
 
 from airflow_checkpoint_etl.columns import PG_TYPE
 from airflow_checkpoint_etl.warehouses import convert
-from airflow_checkpoint_etl.warehouses.pgtypes import PgType, holds, parse
+from airflow_checkpoint_etl.pgtypes import PgType, holds, parse
 from airflow_checkpoint_etl.warehouses.wire import TargetColumn, plan
 
 
