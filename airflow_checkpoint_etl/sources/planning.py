@@ -100,11 +100,7 @@ def find_relation(
     """
     relation = catalog.relation(session, name)
     if relation is None:
-        close = " or ".join(catalog.similar(session, name))
-        next_move = (
-            f"did you mean {close}?" if close else "check the name and the connection's database"
-        )
-        raise refuse(config, parameter, f"this role sees no table {name}", next_move)
+        raise _unknown(session, config, parameter, name)
     if relation.kind not in _READABLE_KINDS:
         raise refuse(config, parameter, f"{name} is no table or view", "name a table or a view")
     if relation.row_security:
@@ -115,6 +111,18 @@ def find_relation(
             "give the role BYPASSRLS or use another role",
         )
     return relation
+
+
+def _unknown(session: Session, config: PostgresSource, parameter: str, name: str) -> PreflightError:
+    similar = catalog.similar(session, name)
+    named = " or ".join(quoted for quoted, _ in similar)
+    if similar and not any(usable for _, usable in similar):
+        next_move = f"{named} exists; grant the role USAGE on its schema"
+    elif similar:
+        next_move = f"did you mean {named}?"
+    else:
+        next_move = "check the name and the connection's database"
+    return refuse(config, parameter, f"this role sees no table {name}", next_move)
 
 
 def _chosen(

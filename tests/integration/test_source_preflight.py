@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import psycopg
@@ -12,6 +13,36 @@ from airflow_checkpoint_etl.errors import MissingPrivilegeError, PreflightError
 from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import catalog
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
+from tests.conftest import Database
+
+RESET = """
+do $$
+declare
+  name text;
+begin
+  for name in select nspname from pg_namespace where nspname !~ '^pg_|^information_schema$' loop
+    execute format('drop schema %I cascade', name);
+  end loop;
+  create schema public;
+  grant usage on schema public to public;
+end
+$$
+"""
+
+
+@pytest.fixture(scope="module")
+def one_database(postgres_server):
+    """One database for all these many small tests: making one costs more than a test."""
+    name = f"preflight_{uuid.uuid4().hex[:8]}"
+    yield Database(postgres_server.create_database(name))
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as connection:
+        connection.execute(f'drop database "{name}" with (force)')
+
+
+@pytest.fixture
+def database(one_database):
+    one_database.execute(RESET)
+    return one_database
 
 
 @pytest.fixture
@@ -99,14 +130,18 @@ def test_an_unreadable_control_file_leaves_its_facts_out(database, preflight, ro
             "b may be NULL",
         ),
         (
-            "create table t (id int unique); insert into t values (null);"
-            " alter table t add constraint c not null id not valid",
+            (
+                "create table t (id int unique); insert into t values (null);"
+                " alter table t add constraint c not null id not valid"
+            ),
             {},
             "id may be NULL",
         ),
         (
-            "create table t (id int primary key); create table u (id int) inherits (t);"
-            " create table w (id int); alter table w inherit t",
+            (
+                "create table t (id int constraint n not null no inherit);"
+                " create table u () inherits (t)"
+            ),
             {"unique": True, "settle": "none"},
             "id may be NULL",
         ),
@@ -153,7 +188,7 @@ def test_an_unreadable_control_file_leaves_its_facts_out(database, preflight, ro
         (
             "create table t (id text not null); create unique index on t (id text_pattern_ops)",
             {"settle": "none"},
-            None if False else "no index serves this order",
+            "no index serves this order",
         ),
         (
             "create table t (id int not null); create unique index on t (id); create view v as select * from t",
@@ -248,14 +283,18 @@ def test_a_source_that_would_lose_rows_is_refused_by_parameter(
             "more than nextval",
         ),
         (
-            "create table t (id bigserial, primary key (id)) partition by range (id);"
-            " create sequence other; create table t_1 partition of t default;"
-            " alter table t_1 alter id set default nextval('other')",
+            (
+                "create table t (id bigserial, primary key (id)) partition by range (id);"
+                " create sequence other; create table t_1 partition of t default;"
+                " alter table t_1 alter id set default nextval('other')"
+            ),
             "several sequences are behind 'id'",
         ),
         (
-            "create table base (id bigserial primary key); create materialized view t as select * from base;"
-            " create unique index on t (id)",
+            (
+                "create table base (id bigserial primary key); create materialized view t as select * from base;"
+                " create unique index on t (id)"
+            ),
             "materialized view",
         ),
     ],
@@ -423,6 +462,9 @@ def test_missing_privileges_are_named(database, preflight, role):
     assert preflight(user=role, columns=("a",)).settle == "locks"
     with pytest.raises(MissingPrivilegeError, match="42501"):
         preflight(user=role, columns=("a",), where="secret = 'x'")
+    database.execute("revoke usage on schema public from public")
+    with pytest.raises(PreflightError, match=r"public\.t exists; grant the role USAGE"):
+        preflight(user=role)
     database.execute("create schema closed; create table closed.t (id int primary key)")
     with pytest.raises(MissingPrivilegeError, match="permission denied for schema closed"):
         preflight(user=role, table="closed.t")
@@ -431,7 +473,7 @@ def test_missing_privileges_are_named(database, preflight, role):
 def test_row_level_security_is_said_so_and_never_filters(database, preflight, role):
     database.execute(SERIAL)
     database.execute("alter table t enable row level security")
-    database.execute("create policy some on t for select using (id > 5)")
+    database.execute("create policy few on t for select using (id > 5)")
     database.execute("create view v with (security_invoker) as select * from t")
     database.execute(f"grant select on t, v to {role}")
     with pytest.raises(PreflightError, match="table='t': row-level security would hide rows"):

@@ -392,7 +392,8 @@ def as_text(value: Any, pg_type: str) -> str | None:
     if kind.startswith("timestamp"):
         days, rest = divmod(value.value, 86_400_000_000)
         moment = f"(date '1970-01-01' + {days}) + {rest} * interval '1 microsecond'"
-        return f"(({moment}){" at time zone 'UTC'" if 'tz=' in kind else ''})::{pg_type}::text"
+        zone = " at time zone 'UTC'" if "tz=" in kind else ""
+        return f"(({moment}){zone})::{pg_type}::text"
     plain = value.as_py()
     plain = f"\\x{plain.hex()}" if isinstance(plain, bytes) else str(plain)
     return f"{sql.quote(plain)}::{pg_type}::text"

@@ -1,0 +1,132 @@
+"""The demonstration's steps: servers, orders, a real Airflow, a kill in the middle, a retry, a proof."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from airflow_checkpoint_etl.demo import orders, proof
+from airflow_checkpoint_etl.demo.airflow_process import AirflowProcess
+from airflow_checkpoint_etl.demo.servers import PostgresServer, ServerError, ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_checkpoint_etl.demo.airflow_api import TaskTry
+
+DAG_ID: Final = "orders_to_warehouse"
+
+_KILL_AFTER: Final = 1 / 3
+"""Which share of the rows the first try of the load may commit before it is killed."""
+_POLL_SECONDS: Final = 0.02
+_TASKS: Final = ("extract", "transform", "load")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where the story plays.
+
+    Attributes:
+        source_dsn: the shop's database.
+        warehouse_dsn: the warehouse's.
+        airflow: the running Airflow.
+    """
+
+    source_dsn: str
+    warehouse_dsn: str
+    airflow: AirflowProcess
+
+
+def find_dags() -> Path:
+    """Return the folder of the example DAGs: beside the package in a clone, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "demo" / "dags", package.parent / "dags"):
+        if (folder / "orders_to_warehouse.py").exists():
+            return folder
+    message = f"the example DAGs are neither beside nor inside {package}"
+    raise ServerError(message)
+
+
+@contextlib.contextmanager
+def set_up(rows: int, say: Say) -> Iterator[Stage]:
+    """Start PostgreSQL, Valkey and Airflow, and make the orders; end them all with the block."""
+    with contextlib.ExitStack() as stack:
+        say("starting PostgreSQL and Valkey")
+        postgres = stack.enter_context(PostgresServer())
+        valkey = stack.enter_context(ValkeyServer())
+        source_dsn = postgres.create_database("shop")
+        warehouse_dsn = postgres.create_database("dwh")
+        say(f"making {rows:,} orders")
+        with psycopg.connect(source_dsn) as connection:
+            orders.create_orders(connection, rows)
+        with psycopg.connect(warehouse_dsn) as connection:
+            orders.create_target_schema(connection)
+        connections = {
+            "shop": postgres.airflow_uri("shop"),
+            "dwh": postgres.airflow_uri("dwh"),
+            "checkpoints": valkey.airflow_uri(),
+        }
+        say("starting Airflow: scheduler, DAG processor, triggerer, API server")
+        settings = {"AIRFLOW__CHECKPOINT_ETL__PROGRESS_SECONDS": "1"}
+        airflow = stack.enter_context(AirflowProcess(find_dags(), connections, settings))
+        yield Stage(source_dsn, warehouse_dsn, airflow)
+
+
+def play(stage: Stage, rows: int, say: Say, seconds: float) -> proof.Proof:
+    """Run the example DAG, kill its load midway, let Airflow try again, and compare.
+
+    Args:
+        stage: where to play.
+        rows: how many orders the source holds.
+        say: told what happens.
+        seconds: how long the DAG run may take.
+
+    Raises:
+        ServerError: the load was done before it could be killed, or the run did not succeed.
+    """
+    api = stage.airflow.api
+    say(f"waiting until Airflow has parsed {DAG_ID}")
+    api.wait_parsed(DAG_ID)
+    api.unpause(DAG_ID)
+    api.trigger(DAG_ID)
+    # Unpausing may have made a run of the schedule too; one runs at a time, and the first one counts.
+    run_id = api.wait_active(DAG_ID, seconds)
+    started = time.monotonic()
+    say(f"{run_id}: extract, then transform")
+    task = api.wait_running(DAG_ID, run_id, "load", seconds=seconds)
+    say(f"load is running, as process {task.pid}")
+    after = _kill_midway(stage, task, rows, seconds)
+    say(f"kill -9 {task.pid} after {after} committed chunks; Airflow will try again")
+    state = api.wait_run(DAG_ID, run_id, seconds)
+    took = time.monotonic() - started
+    tries = [one for name in _TASKS for one in api.tries(DAG_ID, run_id, name)]
+    if state != "success":
+        last = tries[-1]
+        trouble = api.log(DAG_ID, run_id, last.task_id, last.try_number)[-3000:]
+        message = f"the DAG run ended {state}; the log of {last.task_id} ends with:\n{trouble}"
+        raise ServerError(message)
+    say("comparing source and warehouse, row by row and both ways")
+    comparison = orders.compare(stage.source_dsn, stage.warehouse_dsn)
+    return proof.collect(stage.warehouse_dsn, run_id, tries, comparison, took)
+
+
+def _kill_midway(stage: Stage, task: TaskTry, rows: int, seconds: float) -> int:
+    """SIGKILL the load's process once a share of the rows is committed; return its chunks."""
+    deadline = time.monotonic() + seconds
+    with psycopg.connect(stage.warehouse_dsn, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            read, chunks = proof.committed(connection)
+            if read >= rows * _KILL_AFTER:
+                stage.airflow.kill_task(task)
+                return chunks
+            time.sleep(_POLL_SECONDS)
+    message = f"the load committed nothing in {seconds:g} s"
+    raise ServerError(message)
