@@ -35,6 +35,15 @@ def staged_name(
     return f"{staged_prefix(lane, incarnation)}{stage}/{seq:012d}-f{fence}-{digest[:16]}.arrow"
 
 
+def unfit_mark(name: str) -> str:
+    """Return the name of the mark that says a staged file is unfit: damaged, or refused by a load.
+
+    Files never change, and a stage keeps what it has staged. The mark beside a file makes its stage
+    stage it anew when it runs again; it is collected with the file.
+    """
+    return f"{name}.unfit"
+
+
 def collect(ports: Ports, lane: Lane, grace: dt.timedelta) -> int:
     """Delete what is staged for chunks loaded longer than ``grace`` ago; return how many files.
 

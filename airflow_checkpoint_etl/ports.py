@@ -225,12 +225,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One DAG run's goal on a lane: from ``low`` to the settled bound ``target``."""
+    """One DAG run's goal on a lane: from ``low`` to the settled bound ``target``.
+
+    ``settled_ago`` is how many seconds before it is stored the bound was taken.
+    """
 
     low: str
     target: str
     incarnation: str
     done: bool = False
+    settled_ago: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -12,8 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping, Sequence
 
 Row = tuple[Any, ...]
 Connect = Callable[[], "psycopg.Connection[Any]"]
@@ -36,7 +36,7 @@ def read_statements(package: str, filename: str) -> dict[str, LiteralString]:
 def read_script(package: str, filename: str) -> LiteralString:
     """Read a whole .sql file."""
     text = resources.files(package).joinpath(filename).read_text(encoding="utf-8")
-    return cast("LiteralString", text)
+    return text
 
 
 class Session:
@@ -59,12 +59,16 @@ class Session:
         self._application_name = application_name
         self._settings = dict(settings or {})
         self._connection: psycopg.Connection[Any] | None = None
+        self._in_transaction: psycopg.Connection[Any] | None = None
         self._opening = threading.Lock()
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
-        """The open connection."""
+        """The open connection; within a transaction its own, even when that is broken."""
         with self._opening:
+            if self._in_transaction is not None:
+                # On a new connection the rest of the transaction would commit without its beginning.
+                return self._in_transaction
             if self._connection is None or self._connection.closed or self._connection.broken:
                 self._connection = self._open()
             return self._connection
@@ -109,9 +113,16 @@ class Session:
             command.execute(statement, parameters)
             return command.rowcount
 
-    def transaction(self) -> AbstractContextManager[psycopg.Transaction]:
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[psycopg.Transaction]:
         """Open a transaction: committed at the end of the block, rolled back when it raises."""
-        return self.connection.transaction()
+        connection = self.connection
+        with connection.transaction() as transaction:
+            outer, self._in_transaction = self._in_transaction, connection
+            try:
+                yield transaction
+            finally:
+                self._in_transaction = outer
 
     def cancel(self) -> None:
         """Interrupt the running statement, from another thread."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _JSON = frozenset({"json", "jsonb"})
+_NATURAL: Final = (
+    (pa.types.is_integer, frozenset({int, NoneType})),
+    (pa.types.is_floating, frozenset({float, int, NoneType})),
+    (pa.types.is_boolean, frozenset({bool, NoneType})),
+    (pa.types.is_string, frozenset({str, NoneType})),
+    (pa.types.is_large_string, frozenset({str, NoneType})),
+    (pa.types.is_binary, frozenset({bytes, NoneType})),
+)
+"""Python types that an Arrow type takes as they are, or refuses aloud."""
 
 
 def to_records(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -107,11 +117,28 @@ def _as_field(values: list[Any], field: pa.Field) -> pa.Array | None:
     elif _is_numeric_text(field):
         values = [_numeric_text(value) for value in values]
     try:
-        return pa.array(values, type=field.type)
+        array = pa.array(values, type=field.type)
+        return array if _is_exact(array, values) else None
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return None
     except (TypeError, ValueError, AttributeError):  # what pyarrow raises for foreign objects
         return None
+
+
+def _is_exact(array: pa.Array, values: list[Any]) -> bool:
+    """Whether an array holds the very values it was made from.
+
+    pyarrow makes 1 of 1.5, a date of a datetime and UTC of a time without zone, and says nothing. Only a
+    float that takes its column's precision is meant to change.
+    """
+    kind = array.type
+    for is_kind, natural in _NATURAL:
+        if is_kind(kind) and all(type(value) in natural for value in values):
+            return True
+    return all(
+        held is value or bool(held == value) or (held != held and value != value)  # noqa: PLR0124  NaN
+        for held, value in zip(array.to_pylist(), values, strict=True)
+    )
 
 
 def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
@@ -121,6 +148,8 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         )
     try:
         array = pa.array(values)
+        if not _is_exact(array, values):
+            raise pa.ArrowInvalid  # noqa: TRY301  one place turns it into the error
     except (
         pa.ArrowInvalid,
         pa.ArrowTypeError,

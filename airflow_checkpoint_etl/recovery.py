@@ -13,8 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.collect import staged_prefix
-from airflow_checkpoint_etl.errors import CorruptRecordError, RewoundError, WarehouseRestoredError
+from airflow_checkpoint_etl.collect import staged_prefix, unfit_mark
+from airflow_checkpoint_etl.errors import (
+    CorruptRecordError,
+    FencedError,
+    RewoundError,
+    WarehouseRestoredError,
+)
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.protocol import (
     NO_STATE,
@@ -65,23 +70,27 @@ class Recovery:
     Args:
         ports: the pipeline's ports.
         lane: the lane.
+        lease: how long a stage is kept without a heartbeat.
     """
 
-    def __init__(self, ports: Ports, lane: Lane) -> None:
-        self._ports, self._lane = ports, lane
+    def __init__(self, ports: Ports, lane: Lane, lease: dt.timedelta) -> None:
+        self._ports, self._lane, self._lease = ports, lane, lease
 
     def extract(self, claim: Claim) -> Resumed:
         """Keep the extracted chunks that chain from the warehouse and are still staged."""
         record = self._read(Stage.EXTRACT)
-        after = self._read(Stage.TRANSFORM).checkpoint
+        after = self._read(Stage.TRANSFORM).entries
         state = self._lane_state()
         failpoint("extract.after_read_state")
         kept = self._chain(Stage.EXTRACT, state, record)
-        consumed = (
-            after.frontier.seq
-            if after is not None and after.frontier.incarnation == state.frontier.incarnation
-            else 0
-        )
+        # A chunk's file is needed until what was made from it is staged; passed on, that is itself.
+        transformed = reconcile(state.frontier, after, stateful=True).kept
+        transformed = transformed[: self._staged_of(state, transformed)]
+        consumed = state.frontier.seq
+        for result, source in zip(transformed, kept, strict=False):
+            if result.input_digest != source.digest:
+                break
+            consumed = source.seq
         kept = self._still_staged(state, kept, needed_after=consumed)
         return self._begin(claim, state, record, kept)
 
@@ -180,21 +189,28 @@ class Recovery:
     def _still_staged(
         self, state: LaneState, chunks: tuple[Chunk, ...], needed_after: int
     ) -> tuple[Chunk, ...]:
-        """Keep the chunks before the first whose staged file is gone though still needed."""
-        if not any(chunk.seq > needed_after for chunk in chunks):
-            return chunks
+        """Keep the chunks before the first whose staged file is gone or unfit though still needed."""
+        before = tuple(chunk for chunk in chunks if chunk.seq <= needed_after)
+        length = len(before) + self._staged_of(state, chunks[len(before) :])
+        if length < len(chunks):
+            log.warning(
+                "%s: the staged file of chunk %s is gone or unfit; going back to %s",
+                self._lane,
+                chunks[length].seq,
+                cursors.display(chunks[length].low),
+            )
+        return chunks[:length]
+
+    def _staged_of(self, state: LaneState, chunks: tuple[Chunk, ...]) -> int:
+        """Return how many of the chunks, from the first, have their file and no mark against it."""
+        if not chunks:
+            return 0
         prefix = staged_prefix(self._lane, state.frontier.incarnation)
         staged = set(self._ports.staging.names(prefix))
         for position, chunk in enumerate(chunks):
-            if chunk.seq > needed_after and chunk.name not in staged:
-                log.warning(
-                    "%s: the staged file of chunk %s is gone; going back to %s",
-                    self._lane,
-                    chunk.seq,
-                    cursors.display(chunk.low),
-                )
-                return chunks[:position]
-        return chunks
+            if chunk.name not in staged or unfit_mark(chunk.name) in staged:
+                return position
+        return len(chunks)
 
     def _begin(
         self, claim: Claim, state: LaneState, record: StageRecord, kept: tuple[Chunk, ...]
@@ -215,7 +231,19 @@ class Recovery:
             updated_at=now(),
             state=(kept[-1].state if kept else state.state) if stateful else None,
         )
-        self._ports.checkpoints.begin(self._lane, claim.fence, checkpoint)
+        try:
+            self._ports.checkpoints.begin(self._lane, claim.fence, checkpoint)
+        except FencedError:
+            if not self._ports.warehouse.heartbeat(claim, self._lease):
+                raise
+            message = (
+                f"{claim.stage} of {self._lane}: the checkpoint store was written with a newer fence "
+                f"than {claim.fence}, which is the newest the warehouse has handed out: the warehouse "
+                "was restored to an older state or created anew, or two warehouses share this store. "
+                "If the warehouse is right, delete the pipeline's keys in the checkpoint store and "
+                "clear extract with Downstream"
+            )
+            raise WarehouseRestoredError(message) from None
         failpoint(f"{claim.stage}.after_begin")
         return Resumed(checkpoint, kept, state, {})
 

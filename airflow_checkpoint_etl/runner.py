@@ -16,13 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.collect import collect, staged_name
+from airflow_checkpoint_etl.collect import collect, staged_name, unfit_mark
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     FencedError,
     ManifestConflictError,
+    PreflightError,
     RewoundError,
+    StagedChunkError,
     UpstreamLostError,
+    ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.lease import LeaseKeeper
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5
 """Reconciliations without a chunk of progress between them before the attempt gives up."""
 _COLLECT_SECONDS: Final = 60.0
+_INTERRUPT_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,17 @@ class StageRunner:
     ) -> None:
         self._ports, self._attempt, self._clock = ports, attempt, clock
         self._lane = attempt.lane
-        self._recovery = Recovery(ports, attempt.lane)
+        self._recovery = Recovery(ports, attempt.lane, attempt.lease)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
+        self._transformer: Transformer | None = None
 
     def stop(self) -> None:
-        """Ask the attempt to end: sets the flag and interrupts the running statement."""
+        """Ask the attempt to end: sets the flags; running statements are interrupted."""
         self._stop.set()
-        self._ports.cancel()
+        self._ports.source.cancel()
+        if self._transformer is not None:
+            self._transformer.cancel()
 
     # --- the three stages ----------------------------------------------------------------------
 
@@ -128,6 +135,7 @@ class StageRunner:
 
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
+        self._transformer = transformer
         self._preflight()
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
             run = self._given_goal(claim)
@@ -200,7 +208,10 @@ class StageRunner:
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
         try:
-            with LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper:
+            with (
+                LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper,
+                self._interrupting(),
+            ):
                 yield claim, progress
         except Exception:
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
@@ -213,6 +224,29 @@ class StageRunner:
             # Best effort: a lease that is not released runs out by itself.
             with contextlib.suppress(Exception):
                 self._ports.warehouse.release(claim)
+
+    @contextlib.contextmanager
+    def _interrupting(self) -> Iterator[None]:
+        """Once asked to stop, interrupt statements until the block ends.
+
+        Again and again: an interrupt that arrives an instant before its statement does nothing. From a
+        thread: the asking comes from a signal handler, which must not wait for a server.
+        """
+        ended = threading.Event()
+
+        def interrupt() -> None:
+            while not ended.wait(_INTERRUPT_SECONDS):
+                if self._stop.is_set():
+                    with contextlib.suppress(Exception):
+                        self._ports.cancel()
+
+        thread = threading.Thread(target=interrupt, name=f"stop-{self._lane}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(timeout=10.0)
 
     def _check(self) -> None:
         """Between two chunks: were we asked to stop, or taken over?"""
@@ -235,9 +269,11 @@ class StageRunner:
         if run is not None and not run.done and run.incarnation == frontier.incarnation:
             return run
         failpoint("extract.before_settle")
+        started = self._clock()
         target = self._ports.source.settle(frontier.cursor)
         failpoint("extract.after_settle")
-        goal = Run(frontier.cursor, target, frontier.incarnation)
+        settled_ago = self._clock() - started
+        goal = Run(frontier.cursor, target, frontier.incarnation, settled_ago=settled_ago)
         return self._ports.warehouse.set_target(claim, goal)
 
     def _given_goal(self, claim: Claim) -> Run:
@@ -375,8 +411,26 @@ class StageRunner:
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
         data = self._ports.staging.get(chunk.name)
-        codec.verify(chunk.name, data, chunk.digest)
+        try:
+            codec.verify(chunk.name, data, chunk.digest)
+        except StagedChunkError:
+            self._mark_unfit(chunk)
+            raise
         return codec.decode(data)
+
+    def _mark_unfit(self, chunk: Chunk) -> None:
+        """Have the chunk staged anew when the stage that staged it runs again; best effort."""
+        try:
+            self._ports.staging.put(unfit_mark(chunk.name), b"unfit")
+        except Exception as error:  # noqa: BLE001  the fault that led here is the one to report
+            log.warning(
+                "%s: the staged file of chunk %s could not be marked as unfit (%s); delete %s by hand "
+                "to have it staged anew",
+                self._lane,
+                chunk.seq,
+                type(error).__name__,
+                chunk.name,
+            )
 
     # --- L, L6 and G ------------------------------------------------------------------------------
 
@@ -387,7 +441,12 @@ class StageRunner:
         advanced = checkpoint.advance(chunk, at=now())
         table = self._fetch(chunk)
         failpoint("load.before_load")
-        loaded = self._ports.warehouse.load(claim, chunk, table)
+        try:
+            loaded = self._ports.warehouse.load(claim, chunk, table)
+        except (PreflightError, ValueNotCarriedError):
+            # The rows may be what has to change: a corrected transform must not keep them.
+            self._mark_unfit(chunk)
+            raise
         if loaded.already:
             log.info("load %s: chunk %s was loaded by an earlier try", self._lane, chunk.seq)
         else:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.callables import check_callable
-from airflow_checkpoint_etl.errors import TransformError
+from airflow_checkpoint_etl.errors import CancelledError, TransformError
 from airflow_checkpoint_etl.records import from_records, remember_types, to_records
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ class Transformer(Protocol):
         Raises:
             TransformError: the callable raised or returned something else than rows.
             ValueNotCarriedError: a value does not fit.
+            CancelledError: cancelled meanwhile.
         """
+        ...
+
+    def cancel(self) -> None:
+        """End soon; called from another thread or a signal handler."""
         ...
 
 
@@ -75,6 +80,11 @@ class CallableTransformer:
         self._output_columns = dict(output_columns or {})
         self._cursor_columns = cursor_columns
         self._name = getattr(function, "__name__", type(function).__name__)
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End before the next record."""
+        self._cancelled = True
 
     def apply(
         self, table: pa.Table, state: str | None, chunk: Chunk
@@ -128,6 +138,8 @@ class CallableTransformer:
     def _apply_records(self, table: pa.Table, state: State | None, chunk: Chunk) -> pa.Table:
         results: list[dict[str, Any]] = []
         for position, record in enumerate(to_records(table)):
+            if self._cancelled:
+                raise CancelledError
             at = {name: record.get(name) for name in self._cursor_columns}
             try:
                 result = self._function(record) if state is None else self._function(record, state)
@@ -178,7 +190,7 @@ class CallableTransformer:
         place = f" in {own[-1].name}, line {own[-1].lineno}," if own else ""
         return (
             f"{self._name} raised {type(error).__name__}{place} {where}. Nothing of the chunk was kept; "
-            "mend the transform or the record, then clear this task"
+            "mend the transform, then clear this task; the rows stay as they were read"
         )
 
 

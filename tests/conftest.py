@@ -8,9 +8,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Airflow reads its home and its configuration when it is imported, so they are set before that.
 _HOME = tempfile.mkdtemp(prefix="checkpoint-etl-airflow-")
@@ -28,9 +27,11 @@ import psycopg
 import pytest
 import redis
 
+from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 from tests.support import ORDERS, World
 
-from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -105,4 +106,4 @@ def world(request, new_database, valkey_server) -> Iterator[World]:
         redis.Redis(host=HOST, port=port).flushall()
     made.fetch(ORDERS, at="source")
     made.insert(1000)
-    yield made
+    return made

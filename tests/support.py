@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import redis
@@ -21,6 +20,9 @@ from airflow_checkpoint_etl.staging.postgres import PostgresStagingArea
 from airflow_checkpoint_etl.staging.redis import RedisStagingArea
 from airflow_checkpoint_etl.transform import CallableTransformer
 from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CAP = 64 << 20
 
@@ -56,7 +58,11 @@ class World:
 
     def configure(self) -> Pipeline:
         source = {"conn_id": "shop", "table": "orders", "chunk_rows": 100} | self.source
-        warehouse = {"conn_id": "dwh", "table": "orders_copy", "create_table": True} | self.warehouse
+        warehouse = {
+            "conn_id": "dwh",
+            "table": "orders_copy",
+            "create_table": True,
+        } | self.warehouse
         return Pipeline(
             **{"pipeline_id": "orders"} | self.pipeline,
             source=PostgresSource(**source),
@@ -84,7 +90,9 @@ class World:
             ),
         )
 
-    def runner(self, task: str, run: str = "run_1", try_number: int = 1) -> tuple[StageRunner, Ports]:
+    def runner(
+        self, task: str, run: str = "run_1", try_number: int = 1
+    ) -> tuple[StageRunner, Ports]:
         ports = self.ports()
         attempt = Attempt(
             lane=Lane("orders", self.part),
@@ -94,7 +102,12 @@ class World:
         return StageRunner(ports, replace(attempt, **self.attempt)), ports
 
     def stage(
-        self, stage: str, run: str = "run_1", try_number: int = 1, function: Any = None, **options: Any
+        self,
+        stage: str,
+        run: str = "run_1",
+        try_number: int = 1,
+        function: Any = None,
+        **options: Any,
     ) -> Any:
         """Run one attempt of one stage, as one Airflow task try would."""
         runner, ports = self.runner(stage, run, try_number)
@@ -136,11 +149,15 @@ class World:
             "select seq, low, high, rows, run_id, try_number from checkpoint_etl.ledger order by id"
         )
 
-    def assert_exact(self, columns: str = COLUMNS, target: str = "orders_copy") -> None:
+    def assert_exact(
+        self, columns: str = COLUMNS, target: str = "orders_copy", source: str = "orders"
+    ) -> None:
         """Compare source and target both ways with EXCEPT ALL, and the ledger's contiguity, in SQL."""
-        expected = self.fetch(f"select {columns} from orders", at="source")
+        expected = self.fetch(f"select {columns} from {source}", at="source")
         with psycopg.connect(self.warehouse_dsn) as connection:
-            connection.execute(f"create temp table expected as select {columns} from {target} limit 0")
+            connection.execute(
+                f"create temp table expected as select {columns} from {target} limit 0"
+            )
             with connection.cursor().copy(f"copy expected ({columns}) from stdin") as copy:
                 for row in expected:
                     copy.write_row(row)

@@ -175,17 +175,16 @@ class AirflowApi:
         }
         return str(self._request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
-    def wait_active(self, dag_id: str, seconds: float) -> str:
-        """Wait until a run of a DAG is running and return its id; the oldest when there are more."""
+    def wait_started(self, dag_id: str, seconds: float) -> str:
+        """Wait until a run of a DAG has started and return its id; the first when there are more."""
 
         def look() -> str | None:
-            body = self._request(
-                "GET", f"/dags/{dag_id}/dagRuns", params={"order_by": "start_date"}
-            )
-            states = {run["dag_run_id"]: run["state"] for run in body["dag_runs"]}
-            return next((run for run, state in states.items() if state == "running"), None)
+            path = f"/dags/{dag_id}/dagRuns"
+            body = self._request("GET", path, params={"order_by": "start_date"})
+            started = [run["dag_run_id"] for run in body["dag_runs"] if run["start_date"]]
+            return started[0] if started else None
 
-        return self.wait(f"a run of {dag_id} running", look, seconds)
+        return self.wait(f"a run of {dag_id} started", look, seconds)
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return a DAG run's state."""

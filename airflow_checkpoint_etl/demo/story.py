@@ -98,7 +98,7 @@ def play(stage: Stage, rows: int, say: Say, seconds: float) -> proof.Proof:
     api.unpause(DAG_ID)
     api.trigger(DAG_ID)
     # Unpausing may have made a run of the schedule too; one runs at a time, and the first one counts.
-    run_id = api.wait_active(DAG_ID, seconds)
+    run_id = api.wait_started(DAG_ID, seconds)
     started = time.monotonic()
     say(f"{run_id}: extract, then transform")
     task = api.wait_running(DAG_ID, run_id, "load", seconds=seconds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _INTEGERS: Final = frozenset({"i2", "i4", "i8"})
 _TIMESTAMPS: Final = frozenset({"ts", "tz"})
-_NEXTVAL: Final = re.compile(r"\(?nextval\('.+'::regclass\)\)?(::\w+)?", re.DOTALL)
+_NEXTVAL: Final = re.compile(r"\(?nextval\(E?'(?:[^']|'')+'::regclass\)\)?(::\w+)?")
 _TABLE_KINDS: Final = frozenset("rp")
 
 

@@ -168,7 +168,7 @@ def _columns(
     columns = []
     for column, (pg_type, pseudo) in zip(described, catalog.types(session, described), strict=True):
         element = carrying.base_name(pg_type).removesuffix("[]")
-        if pseudo or element in carrying.NOT_CARRIED:
+        if pseudo or (element in carrying.NOT_CARRIED and not _is_users_own(pg_type)):
             rule = f"its type {pg_type} means something else, or nothing, in another database"
             message = (
                 f"column {column.name}: {rule}; leave it out with columns=, or cast it in a query"
@@ -185,8 +185,13 @@ def _columns(
     return tuple(columns)
 
 
+def _is_users_own(pg_type: str) -> bool:
+    """Whether a type is qualified by a schema: it may be named like a built-in one and is none."""
+    return "." in pg_type.partition("(")[0]
+
+
 def _tag(config: PostgresSource, name: str, pg_type: str) -> str:
-    known = CURSOR_TYPES.get(carrying.base_name(pg_type))
+    known = None if _is_users_own(pg_type) else CURSOR_TYPES.get(carrying.base_name(pg_type))
     if known is None:
         allowed = ", ".join(CURSOR_TYPES)
         why = (

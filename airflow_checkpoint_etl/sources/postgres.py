@@ -55,7 +55,6 @@ class PostgresReader:
         self._interruptible = Interruptible()
         self._session = Session(connect, self._interruptible, f"source {config.conn_id!r}")
         self._known_plan: Plan | None = None
-        self._known_settling: modes.Settling | None = None
         self._bytes_per_row: float | None = None
 
     def preflight(self) -> SourceFacts:
@@ -67,7 +66,7 @@ class PostgresReader:
         return self._steadily(self._preflight)
 
     def _preflight(self) -> SourceFacts:
-        self._known_plan = self._known_settling = None
+        self._known_plan = None
         plan = self._plan()
         preflight.check(self._session, self._config, plan)
         start = preflight.encode_start(self._session, plan, self._start_after)
@@ -153,9 +152,8 @@ class PostgresReader:
         return self._known_plan
 
     def _settling(self) -> modes.Settling:
-        if self._known_settling is None:
-            self._known_settling = modes.choose(self._session, self._config, self._plan())
-        return self._known_settling
+        # Never kept: after a failover the same host may be a standby, on which settling loses rows.
+        return modes.choose(self._session, self._config, self._plan())
 
     def _limit(self) -> int:
         """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""

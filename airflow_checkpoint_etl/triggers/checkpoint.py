@@ -34,7 +34,7 @@ class StageFreeTrigger(BaseTrigger):
         stage: str,
         poll_seconds: float = 5.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.warehouse_conn_id = warehouse_conn_id
         self.pipeline_id = pipeline_id
         self.part = part
@@ -81,7 +81,7 @@ class CheckpointReachedTrigger(BaseTrigger):
         not_before: str | None = None,
         poll_seconds: float = 30.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.question = Question(
             warehouse_conn_id=warehouse_conn_id,
             checkpoint_conn_id=checkpoint_conn_id,

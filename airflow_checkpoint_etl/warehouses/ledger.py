@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
 from airflow_checkpoint_etl.errors import (
+    CheckpointEtlError,
     FencedError,
     PipelineChangedError,
     RewoundError,
@@ -37,6 +39,9 @@ log = logging.getLogger(__name__)
 SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "statements.sql")
 SCHEMA: Final = (read_script("airflow_checkpoint_etl.warehouses", "ledger.sql"),)
 """The ledger's schema versions, oldest first."""
+
+_LOAD_BACKEND: Final = re.compile(rf"checkpoint_etl {Stage.LOAD} f([0-9]+) ")
+"""A load transaction's :func:`application_name`, and its fence."""
 
 _SAME_SOURCE: Final = ("system_identifier", "database", "relation")
 
@@ -100,9 +105,10 @@ class Ledger:
         row = self._session.row(SQL["read_lane"], _key(lane))
         return _lane_state(row) if row else None
 
-    def target_is_known(self, target_oid: int) -> bool:
-        """Whether any lane has loaded into this table."""
-        row = self._session.row(SQL["target_is_known"], {"target_oid": target_oid})
+    def target_is_known(self, pipeline: str, target_oid: int) -> bool:
+        """Whether a part of this pipeline has loaded into this table."""
+        parameters = {"pipeline": pipeline, "target_oid": target_oid}
+        row = self._session.row(SQL["target_is_known"], parameters)
         return bool(row and row[0])
 
     def create(self, spec: LaneSpec) -> None:
@@ -205,8 +211,8 @@ class Ledger:
         """Raise the lane's load fence; a hung former owner that holds the row is ended.
 
         The holder is the backend that has the row *now* (never a stored pid: behind a pooler it may
-        be an innocent's), it must carry our application name, and it can only be an older attempt:
-        this one has just been given the stage, so the former lease had run out or was our own task's.
+        be an innocent's), and it must carry the application name of an older load attempt, whose lease
+        had run out or was our own task's when this one was given the stage.
         """
         parameters = _key(claim.lane) | {"fence": claim.fence}
         for attempt in range(3):
@@ -218,27 +224,43 @@ class Ledger:
                     )
                     raised = self._session.count(SQL["raise_load_fence"], parameters)
             except psycopg.errors.LockNotAvailable:
+                self._check_newest(claim)
                 if attempt == 2:  # noqa: PLR2004  the last of three
-                    raise
-                self._end_holder(claim.lane)
+                    raise CheckpointEtlError(self._held(claim.lane)) from None
+                self._end_holder(claim)
                 continue
             if not raised:
-                state = self.lane(claim.lane)
-                if state is None:
-                    message = f"{claim.lane} was removed while its load began; clear extract"
-                    raise RewoundError(message)
-                message = (
-                    f"load of {claim.lane} got fence {claim.fence}, but a newer attempt with fence "
-                    f"{state.load_fence} has the lane; this attempt stops"
-                )
-                raise FencedError(message)
+                self._check_newest(claim)
             return
 
-    def _end_holder(self, lane: Lane) -> None:
-        ours = f"checkpoint_etl {Stage.LOAD} f"
-        for pid, name in self._session.rows(SQL["lane_row_holder"], _key(lane)):
-            if name.startswith(ours):
-                log.warning("%s: ending the hung backend %s of an older load attempt", lane, pid)
+    def _check_newest(self, claim: Claim) -> None:
+        state = self.lane(claim.lane)
+        if state is None:
+            message = f"{claim.lane} was removed while its load began; clear extract"
+            raise RewoundError(message)
+        if state.load_fence > claim.fence:
+            message = (
+                f"load of {claim.lane} got fence {claim.fence}, but a newer attempt with fence "
+                f"{state.load_fence} has the lane; this attempt stops"
+            )
+            raise FencedError(message)
+
+    def _held(self, lane: Lane) -> str:
+        holders = self._session.rows(SQL["lane_row_holder"], _key(lane))
+        named = "; ".join(f"backend {pid} ({name or 'no name'})" for pid, name in holders)
+        return (
+            f"{lane}: another session holds the lane's row in checkpoint_etl.lane and is no older load "
+            f"of ours: {named or 'it ended just now'}; have it commit or roll back, then try again"
+        )
+
+    def _end_holder(self, claim: Claim) -> None:
+        for pid, name in self._session.rows(SQL["lane_row_holder"], _key(claim.lane)):
+            # A newer attempt may have the row: this one slept through its own lease meanwhile.
+            holder = _LOAD_BACKEND.match(name)
+            if holder and int(holder[1]) < claim.fence:
+                log.warning(
+                    "%s: ending the hung backend %s of an older load attempt", claim.lane, pid
+                )
                 self._session.rows(SQL["terminate_backend"], {"pid": pid})
 
     def lease_left(self, lane: Lane, stage: Stage) -> float:
@@ -274,6 +296,7 @@ class Ledger:
                 "low": run.low,
                 "target": run.target,
                 "clear_number": claim.owner.clear_number,
+                "settled_ago": run.settled_ago,
                 "fence": claim.fence,
             },
         )
@@ -289,8 +312,10 @@ class Ledger:
             raise FencedError(_fenced(claim))
 
     def finish(self, claim: Claim) -> None:
-        """Mark this DAG run done on its lane."""
-        self._session.rows(SQL["finish_run"], _key(claim.lane) | _task(claim.owner))
+        """Mark this DAG run done on its lane, under the claim's fence."""
+        parameters = _key(claim.lane) | _task(claim.owner) | {"fence": claim.fence}
+        if not self._session.count(SQL["finish_run"], parameters):
+            raise FencedError(_fenced(claim))
 
     def caught_up(self, lane: Lane, not_before: dt.datetime) -> bool:
         """Whether the lane is loaded past a bound that was settled at or after ``not_before``."""

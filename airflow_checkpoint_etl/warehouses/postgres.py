@@ -106,7 +106,7 @@ class PostgresWarehouseAdapter:
             facts is None
             or spec.start != BEGIN
             or self._target.is_empty(self._control.connection)
-            or self._ledger.target_is_known(facts.oid)
+            or self._ledger.target_is_known(spec.lane.pipeline, facts.oid)
         ):
             return
         message = (

@@ -83,8 +83,13 @@ from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s;
 
 -- name: target_is_known
--- Whether any lane already loads into this table.
-select exists (select from checkpoint_etl.lane where target_oid = %(target_oid)s::oid);
+-- Whether another part of this pipeline already loads into this table. Another pipeline does not
+-- count: a copied or renamed one would load again what is there.
+select exists (
+    select
+    from checkpoint_etl.lane
+    where pipeline = %(pipeline)s and target_oid = %(target_oid)s::oid
+);
 
 -- name: note_source
 -- Remember the source's identity (first use, or a new timeline of the same source).
@@ -100,10 +105,11 @@ where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and ru
 
 -- name: set_target
 -- Store the goal under this extract's fence. An unfinished run of this life keeps its target.
+-- settled_at is when the bound was taken: what commits while settling waits may be above it.
 insert into checkpoint_etl.run
-    (pipeline, part, dag_id, run_id, incarnation, low, target, clear_number)
+    (pipeline, part, dag_id, run_id, incarnation, low, target, clear_number, settled_at)
 select %(pipeline)s, %(part)s, %(dag_id)s, %(run_id)s, %(incarnation)s, %(low)s, %(target)s,
-       %(clear_number)s
+       %(clear_number)s, clock_timestamp() - make_interval(secs => %(settled_ago)s)
 from checkpoint_etl.stage
 where pipeline = %(pipeline)s and part = %(part)s and stage = 'extract' and fence = %(fence)s
 on conflict (pipeline, part, dag_id, run_id) do update
@@ -120,9 +126,10 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
 returning low, target, incarnation, done;
 
 -- name: shorten_target
--- A budgeted extract stopped before its target: the run ends where it stopped.
+-- A budgeted extract stopped before its target: the run ends where it stopped. There are rows above
+-- that the bound had promised, so nobody is caught up by this run, whenever it settled.
 update checkpoint_etl.run
-set target = %(target)s
+set target = %(target)s, settled_at = 'epoch'
 from checkpoint_etl.stage
 where run.pipeline = %(pipeline)s and run.part = %(part)s
   and run.dag_id = %(dag_id)s and run.run_id = %(run_id)s
@@ -130,11 +137,15 @@ where run.pipeline = %(pipeline)s and run.part = %(part)s
   and stage.stage = 'extract' and stage.fence = %(fence)s;
 
 -- name: finish_run
--- The load reached the run's target.
+-- The load reached the run's target. Only under this load's fence: the run of an older attempt may
+-- have been given another target since.
 update checkpoint_etl.run
-set done = true, finished_at = clock_timestamp()
-where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s
-  and not done;
+set done = true, finished_at = coalesce(run.finished_at, clock_timestamp())
+from checkpoint_etl.stage
+where run.pipeline = %(pipeline)s and run.part = %(part)s
+  and run.dag_id = %(dag_id)s and run.run_id = %(run_id)s
+  and stage.pipeline = run.pipeline and stage.part = run.part
+  and stage.stage = 'load' and stage.fence = %(fence)s;
 
 -- name: prepare_transaction
 -- Settings for one load transaction only; durability does not depend on the server's default.

@@ -225,7 +225,10 @@ def test_a_checkpoint_connection_of_another_type_is_refused(monkeypatch):
             lambda: CheckpointExtractOperator(task_id="x", pipeline=orders(), on_busy="steal"),
             "on_busy=",
         ),
-        (lambda: CheckpointExtractOperator(task_id="x", pipeline=orders(), max_rows=0), "max_rows="),
+        (
+            lambda: CheckpointExtractOperator(task_id="x", pipeline=orders(), max_rows=0),
+            "max_rows=",
+        ),
         (
             lambda: CheckpointTransformOperator(
                 task_id="x", pipeline=orders(), python_callable=lambda: None

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -24,7 +25,9 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.failpoints import ENVIRONMENT, FailpointError, reset
 from airflow_checkpoint_etl.protocol import Lane, Owner, Stage
-from tests.support import World
+
+if TYPE_CHECKING:
+    from tests.support import World
 
 EXTRACT_POINTS = [
     "extract.after_acquire",
@@ -210,7 +213,9 @@ def forget(world: World) -> None:
     if world.redis_port is not None:
         redis.Redis(port=world.redis_port).flushall()
     else:
-        world.fetch("truncate checkpoint_etl.checkpoint, checkpoint_etl.manifest, checkpoint_etl.staged")
+        world.fetch(
+            "truncate checkpoint_etl.checkpoint, checkpoint_etl.manifest, checkpoint_etl.staged"
+        )
 
 
 def test_a_lost_staged_file_is_extracted_again(world):
@@ -278,7 +283,7 @@ def test_a_stale_extract_cannot_append_after_a_takeover(world, monkeypatch):
 
 
 def test_another_run_finds_a_live_lease_and_does_not_steal_it(world):
-    runner, ports = world.runner("extract")
+    _runner, ports = world.runner("extract")
     facts = ports.source.preflight()
     ports.warehouse.preflight()
     from airflow_checkpoint_etl.ports import LaneSpec
@@ -292,7 +297,9 @@ def test_another_run_finds_a_live_lease_and_does_not_steal_it(world):
 
 def test_an_expired_lease_is_taken_over(world):
     world.stage("extract")
-    world.fetch("update checkpoint_etl.stage set lease_until = now() - interval '1 s', dag_id = 'x'")
+    world.fetch(
+        "update checkpoint_etl.stage set lease_until = now() - interval '1 s', dag_id = 'x'"
+    )
     assert world.stage("extract", run="run_2").chunks == 0
 
 
@@ -412,7 +419,8 @@ def test_a_running_total_survives_a_failure_and_a_lost_store(world, monkeypatch,
     forget(world)
     world.run(run="run_1", **options)
     expected = world.fetch(
-        "select id, sum(amount * 100) over (order by id)::bigint from orders order by id", at="source"
+        "select id, sum(amount * 100) over (order by id)::bigint from orders order by id",
+        at="source",
     )
     assert world.fetch("select id, total from orders_copy order by id") == expected
 
@@ -591,4 +599,6 @@ def test_every_row_is_read_once_by_the_sources_own_statistics(world, monkeypatch
             " from pg_stat_user_tables where relname = 'orders'"
         ).fetchone()
     assert read is not None
-    assert 500 <= read[0] <= 502, "rows above the stored last id, and the bound, are all that was read"
+    assert 500 <= read[0] <= 502, (
+        "rows above the stored last id, and the bound, are all that was read"
+    )

@@ -22,7 +22,9 @@ def points_in_code():
 
 def test_every_failpoint_is_documented_and_every_documented_one_exists():
     documented = set(
-        re.findall(r"`([a-z]+\.[a-z_]+)`", (ROOT / "docs/failpoints.md").read_text(encoding="utf-8"))
+        re.findall(
+            r"`([a-z]+\.[a-z_]+)`", (ROOT / "docs/failpoints.md").read_text(encoding="utf-8")
+        )
     )
     exact = {point for point in points_in_code() if not point.startswith("*")}
     general = {point.removeprefix("*") for point in points_in_code() if point.startswith("*")}

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_checkpoint_etl.columns import PG_TYPE
-from airflow_checkpoint_etl.warehouses import convert
 from airflow_checkpoint_etl.pgtypes import PgType, holds, parse
+from airflow_checkpoint_etl.warehouses import convert
 from airflow_checkpoint_etl.warehouses.wire import TargetColumn, plan
 
 

@@ -1,0 +1,82 @@
+"""Clears, empty runs, growing sources, runs at once and sensors, in a real Airflow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.conftest import ROWS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
+
+CHUNKS = ROWS // 500
+
+
+def test_clearing_a_failed_task_resumes_it(stack):
+    table, api = stack.world("clear_failed"), stack.api
+    (stack.flags / "fail").touch()
+    api.wait_parsed("clear_failed")
+    api.unpause("clear_failed")
+    run_id = api.trigger("clear_failed")
+    assert api.wait_run("clear_failed", run_id, 120) == "failed"
+    extracted = table.rows_read()
+    assert "raised RuntimeError" in api.log("clear_failed", run_id, "etl.transform")
+    (stack.flags / "fail").unlink()
+    cleared = api.clear("clear_failed", run_id, ["etl.transform"], downstream=True)
+    assert cleared == ["etl.load", "etl.transform"]
+    assert api.wait_run("clear_failed", run_id, 120) == "success"
+    assert len(table.ledger()) == CHUNKS
+    table.assert_exact()
+    assert table.rows_read() - extracted <= 2 * ROWS, "only the comparison read the source again"
+
+
+def test_runs_after_the_first_load_only_what_is_new(stack):
+    table, api = stack.world("again"), stack.api
+    api.wait_parsed("again")
+    api.unpause("again")
+    first = api.trigger("again")
+    assert api.wait_run("again", first, 120) == "success"
+    assert len(table.ledger()) == CHUNKS
+
+    nothing_new = api.trigger("again")
+    assert api.wait_run("again", nothing_new, 120) == "success"
+    assert len(table.ledger()) == CHUNKS
+
+    table.insert(1000)
+    grown = api.trigger("again")
+    assert api.wait_run("again", grown, 120) == "success"
+    assert [row[2] for row in table.ledger()[CHUNKS:]] == [grown, grown]
+    table.assert_exact()
+
+    api.clear("again", first)  # of a finished run: there is nothing to do, and nothing is doubled
+    assert api.wait_run("again", first, 120) == "success"
+    assert len(table.ledger()) == CHUNKS + 2
+    table.assert_exact()
+
+
+def test_two_runs_at_once_load_everything_once(stack):
+    table, api = stack.world("twice"), stack.api
+    api.wait_parsed("twice")
+    api.unpause("twice")
+    runs = [api.trigger("twice", run_id=f"run_{number}") for number in (1, 2)]
+    assert [api.wait_run("twice", run, 180) for run in runs] == ["success", "success"]
+    assert [row[0] for row in table.ledger()] == list(range(1, CHUNKS + 1))
+    table.assert_exact()
+
+
+def test_sensors_wait_until_the_load_is_caught_up(stack):
+    table, api = stack.world("awaited"), stack.api
+    for name in ("waits", "awaited", "follows"):
+        api.wait_parsed(name)
+        api.unpause(name)
+    waiting = api.trigger("waits", conf={"at_least": str(ROWS)})
+    api.wait(
+        "the sensor deferred",
+        lambda: api.task("waits", waiting, "deferred").state == "deferred" or None,
+        120,
+    )
+    run_id = api.trigger("awaited")
+    assert api.wait_run("awaited", run_id, 120) == "success"
+    assert api.wait_run("waits", waiting, 120) == "success"
+    following = api.wait_started("follows", 120)
+    assert api.wait_run("follows", following, 120) == "success"
+    table.assert_exact()
