@@ -35,8 +35,7 @@ def read_statements(package: str, filename: str) -> dict[str, LiteralString]:
 
 def read_script(package: str, filename: str) -> LiteralString:
     """Read a whole .sql file."""
-    text = resources.files(package).joinpath(filename).read_text(encoding="utf-8")
-    return text
+    return resources.files(package).joinpath(filename).read_text(encoding="utf-8")
 
 
 class Session:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import os
-import shutil
-import tempfile
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-# Airflow reads its home and its configuration when it is imported, so they are set before that.
-_HOME = tempfile.mkdtemp(prefix="checkpoint-etl-airflow-")
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-os.environ |= {
-    "AIRFLOW_HOME": _HOME,
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
-    "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-}
 
 import psycopg
 import pytest
 import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
+from tests import airflow_home  # noqa: F401  sets Airflow up, before anything imports it
 from tests.support import ORDERS, World
 
 if TYPE_CHECKING:

@@ -204,7 +204,7 @@ def test_a_group_is_mapped_over_parts():
 
 
 def test_an_unknown_connection_is_named_with_its_parameter():
-    with pytest.raises(ConfigurationError, match="source.conn_id='shop': there is no Airflow"):
+    with pytest.raises(ConfigurationError, match=r"source\.conn_id='shop': there is no Airflow"):
         CheckpointHook(orders()).ports()
 
 
