@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import threading
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class InMemoryWarehouse:
         self._config, self._cursor_columns = config, cursor_columns
         self.rows: list[dict[str, Any]] = []
         self.ledger: list[Chunk] = []
+        self._loaded: Counter[tuple[Lane, str, str]] = Counter()
         self._lanes: dict[Lane, LaneState] = {}
         self._fingerprints: dict[Lane, str] = {}
         self._stages: dict[tuple[Lane, Stage], tuple[int, Owner, dt.datetime]] = {}
@@ -121,9 +123,9 @@ class InMemoryWarehouse:
         with self._lock:
             self._runs[key] = replace(self._runs[key], **changes)
 
-    def loaded_in_run(self, claim: Claim) -> int:  # noqa: ARG002  the runs of a test share a ledger
-        """Return how many chunks were loaded so far."""
-        return len(self.ledger)
+    def loaded_in_run(self, claim: Claim) -> int:
+        """Return how many chunks this DAG run has loaded so far, over all its tries."""
+        return self._loaded[claim.lane, claim.owner.dag_id, claim.owner.run_id]
 
     def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:  # noqa: ARG002
         """Return 0: in memory nothing is collected, so that a test can look at what was staged."""
@@ -154,6 +156,7 @@ class InMemoryWarehouse:
             )
             self._write(list(to_records(table)))
             self.ledger.append(chunk)
+            self._loaded[claim.lane, claim.owner.dag_id, claim.owner.run_id] += 1
             self._lanes[claim.lane] = replace(
                 lane,
                 frontier=frontier,

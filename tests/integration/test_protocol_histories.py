@@ -515,3 +515,20 @@ def test_a_text_cursor_is_resumed_and_loaded_in_its_columns_order(world, monkeyp
         world.stage("load")
     world.stage("load", try_number=2)
     world.assert_exact()
+
+
+def test_a_retry_that_finds_everything_loaded_still_tells_who_waits_for_the_asset(
+    world, monkeypatch
+):
+    from airflow_checkpoint_etl import CheckpointLoadOperator
+
+    world.stage("extract")
+    world.stage("transform")
+    with failing(monkeypatch, "load.before_finish=raise"), pytest.raises(FailpointError):
+        world.stage("load")
+    summary = world.stage("load", try_number=2)
+    events: list[object] = []
+    operator = CheckpointLoadOperator(task_id="load", pipeline=world.configure())
+    outlet = SimpleNamespace(add=lambda asset, extra: events.append(asset))
+    operator._finished({"outlet_events": {operator._alias: outlet}}, summary)
+    assert len(events) == 1
