@@ -1,0 +1,48 @@
+"""The package on the oldest Airflow it supports, in a virtual environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.compat, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).parents[2]
+OLDEST = "apache-airflow==3.1.*"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of an environment with the oldest Airflow and this package."""
+    home = tmp_path_factory.mktemp("oldest")
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    interpreter = home / "bin" / "python"
+    install = [interpreter, "-m", "pip", "install", "--quiet", f"{ROOT}[test]", OLDEST]
+    subprocess.run(install, check=True)
+    return interpreter
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["tests/unit", "tests/integration/test_runner.py", "tests/integration/test_operators.py"],
+        ["tests/e2e/test_kill.py", "-k", "load and redis"],
+    ],
+    ids=["unit and integration", "end to end"],
+)
+def test_the_tests_pass_on_the_oldest_supported_airflow(python, selection):
+    environment = {key: value for key, value in os.environ.items() if "AIRFLOW" not in key}
+    ran = subprocess.run(
+        # Its dependencies' deprecations are the old release's own.
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *selection],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:]
