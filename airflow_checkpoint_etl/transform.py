@@ -137,49 +137,58 @@ class CallableTransformer:
 
     def _apply_records(self, table: pa.Table, state: State | None, chunk: Chunk) -> pa.Table:
         results: list[dict[str, Any]] = []
+        names: set[str] | None = None
         for position, record in enumerate(to_records(table)):
             if self._cancelled:
                 raise CancelledError
-            at = {name: record.get(name) for name in self._cursor_columns}
             try:
                 result = self._function(record) if state is None else self._function(record, state)
             except Exception as error:  # noqa: BLE001  whatever the user's code raises
-                raise TransformError(self._raised(error, _where(at, position, chunk))) from None
-            for row in self._rows(result, at, position, chunk):
-                if results and row.keys() != results[0].keys():
-                    raise TransformError(self._uneven(row, results[0], at, position, chunk))
+                where = self._where(table, position, chunk)
+                raise TransformError(self._raised(error, where)) from None
+            if type(result) is dict and result.keys() == names:  # nearly always
+                results.append(result)
+                continue
+            for row in self._rows(result, table, position, chunk):
+                if names is None:
+                    names = set(row)
+                elif row.keys() != names:
+                    where = self._where(table, position, chunk)
+                    raise TransformError(self._uneven(row, names, where))
                 results.append(row)
         return from_records(results, table.schema, self._output_columns)
 
     def _rows(
-        self, result: Any, at: dict[str, Any], position: int, chunk: Chunk
+        self, result: Any, table: pa.Table, position: int, chunk: Chunk
     ) -> list[dict[str, Any]]:
         if result is None:
             return []
         rows = result if isinstance(result, list) else [result]
         for row in rows:
             if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+                where = self._where(table, position, chunk)
                 message = (
-                    f"{self._name} returned {type(row).__name__} {_where(at, position, chunk)}; it "
-                    "must return a dict of column names to values, a list of those, or None to drop "
-                    "the row"
+                    f"{self._name} returned {type(row).__name__} {where}; it must return a dict of "
+                    "column names to values, a list of those, or None to drop the row"
                 )
                 raise TransformError(message)
         return rows
 
-    def _uneven(
-        self,
-        row: dict[str, Any],
-        first: dict[str, Any],
-        at: dict[str, Any],
-        position: int,
-        chunk: Chunk,
-    ) -> str:
-        missing, extra = sorted(first.keys() - row.keys()), sorted(row.keys() - first.keys())
+    def _where(self, table: pa.Table, position: int, chunk: Chunk) -> str:
+        """Name a record by its cursor value as it was read, never by its content."""
+        key = ", ".join(
+            f"{name}={table.column(name)[position].as_py()}"
+            for name in self._cursor_columns
+            if name in table.column_names
+        )
+        return f"for the record {key or f'number {position + 1}'} of {_interval(chunk)}"
+
+    def _uneven(self, row: dict[str, Any], names: set[str], where: str) -> str:
+        missing, extra = sorted(names - row.keys()), sorted(row.keys() - names)
         return (
-            f"{self._name} returned other columns {_where(at, position, chunk)} than for the records "
-            f"before it (missing: {missing}, new: {extra}); return the same columns for every record, "
-            "with None where there is no value"
+            f"{self._name} returned other columns {where} than for the records before it (missing: "
+            f"{missing}, new: {extra}); return the same columns for every record, with None where "
+            "there is no value"
         )
 
     def _raised(self, error: Exception, where: str) -> str:
@@ -196,9 +205,3 @@ class CallableTransformer:
 
 def _interval(chunk: Chunk) -> str:
     return f"chunk {chunk.seq} ({cursors.display(chunk.low)}, {cursors.display(chunk.high)}]"
-
-
-def _where(at: dict[str, Any], position: int, chunk: Chunk) -> str:
-    """Name a record by its cursor value, never by its content."""
-    key = ", ".join(f"{name}={value}" for name, value in at.items())
-    return f"for the record {key or f'number {position + 1}'} of {_interval(chunk)}"

@@ -12,6 +12,7 @@ from airflow_checkpoint_etl.errors import MissingDependencyError
 
 _MOST_ROWS = 50_000_000
 _FEWEST_ROWS = 30_000
+_INTERRUPTED = 130
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
@@ -27,6 +28,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         "--rows", type=int, default=300_000, help="orders in the source (default: %(default)s)"
     )
     parser.add_argument(
+        "--checkpoints",
+        choices=("redis", "postgres"),
+        default="redis",
+        help="where checkpoints are kept (default: %(default)s)",
+    )
+    parser.add_argument(
         "--keep", action="store_true", help="leave Airflow's UI up until Ctrl-C, and print its URL"
     )
     parser.add_argument(
@@ -34,7 +41,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="how long the DAG run may take (default: %(default)g)",
+        help="how long one step may take (default: %(default)g)",
     )
     options = parser.parse_args(words)
     if not _FEWEST_ROWS <= options.rows <= _MOST_ROWS:
@@ -57,6 +64,7 @@ def main(words: list[str] | None = None) -> int:
     options = _arguments(words)
     try:
         from rich.console import Console  # noqa: PLC0415
+        from rich.markup import escape  # noqa: PLC0415
 
         from airflow_checkpoint_etl.demo import proof, story  # noqa: PLC0415
         from airflow_checkpoint_etl.demo.airflow_api import AirflowApiError  # noqa: PLC0415
@@ -66,15 +74,17 @@ def main(words: list[str] | None = None) -> int:
         msg = f"{error}; {message}"
         raise MissingDependencyError(msg) from error
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is removed then too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that everything is removed then too
+    found: proof.Proof | None = None
     try:
         with console.status("") as status:
 
             def say(what: str) -> None:
-                console.print(f"[dim]•[/dim] {what}", highlight=False)
-                status.update(what)
+                console.print(f"[dim]•[/dim] {escape(what)}", highlight=False)
+                status.update(escape(what))
 
-            with story.set_up(options.rows, say) as stage:
+            with story.set_up(options.rows, options.checkpoints, say) as stage:
                 found = story.play(stage, options.rows, say, options.timeout)
                 status.stop()
                 proof.show(console, found)
@@ -83,11 +93,12 @@ def main(words: list[str] | None = None) -> int:
                     threading.Event().wait()
     except KeyboardInterrupt:
         console.print("stopped; everything is removed", highlight=False)
-        return 0 if options.keep else 130
+        if found is None:
+            return _INTERRUPTED
     except (AirflowApiError, ServerError) as error:
-        console.print(f"[bold red]failed[/bold red]: {error}", highlight=False, markup=True)
+        console.print(f"[bold red]failed[/bold red]: {escape(str(error))}", highlight=False)
         return 1
-    return 0 if found.holds else 1
+    return 0 if found is not None and found.holds else 1
 
 
 if __name__ == "__main__":

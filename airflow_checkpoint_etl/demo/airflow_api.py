@@ -88,8 +88,15 @@ class AirflowApi:
             base_url=f"{base_url}/api/v2", timeout=_REQUEST_SECONDS, trust_env=False
         )
 
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **options)
+        except httpx.TransportError as error:
+            message = f"{method} {path}: no answer from {self.base_url} ({type(error).__name__})"
+            raise AirflowApiError(message) from error
+
     def _request(self, method: str, path: str, **options: Any) -> Any:
-        response = self._client.request(method, path, **options)
+        response = self._send(method, path, **options)
         if response.is_error:
             message = f"{method} {path} answered {response.status_code}: {response.text[:1000]}"
             raise AirflowApiError(message)
@@ -113,8 +120,8 @@ class AirflowApi:
     def health(self) -> dict[str, str | None]:
         """Return every component's status; empty while the API server does not answer."""
         try:
-            response = self._client.get("/monitor/health")
-        except httpx.TransportError:
+            response = self._send("GET", "/monitor/health")
+        except AirflowApiError:
             return {}
         if response.status_code != _OK:
             return {}
@@ -144,7 +151,7 @@ class AirflowApi:
         """
 
         def look() -> bool | None:
-            if self._client.get(f"/dags/{dag_id}").status_code != _NOT_FOUND:
+            if self._send("GET", f"/dags/{dag_id}").status_code != _NOT_FOUND:
                 return True
             for name, trace in self.import_errors().items():
                 message = f"DAG file {name} cannot be imported:\n{trace}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import psycopg
@@ -76,6 +77,13 @@ class Table:
         checkpoint = store.read(lane, Stage(stage)).checkpoint
         store.close()
         return checkpoint.frontier.seq if checkpoint else 0
+
+    def wait_for_chunks(self, stage: str, chunks: int, seconds: float = 120.0) -> None:
+        """Return as soon as a stage has done this many chunks."""
+        deadline = time.monotonic() + seconds
+        while self.seq(stage) < chunks:
+            assert time.monotonic() < deadline, f"{stage} of {self.name} did not get to {chunks}"
+            time.sleep(0.02)
 
     def rows_read(self) -> int:
         """How many of the table's rows PostgreSQL has fetched, by its own statistics."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.e2e.conftest import ROWS
@@ -23,8 +21,7 @@ def test_a_killed_worker_is_resumed_by_the_retry(stack, stage, store):
     api.unpause(name)
     run_id = api.trigger(name)
     task = api.wait_running(name, run_id, f"etl.{stage}")
-    while table.seq(stage) < 5:
-        time.sleep(0.02)
+    table.wait_for_chunks(stage, 5)
     stack.airflow.kill_task(task)
     done = table.seq(stage)
     assert done < CHUNKS
