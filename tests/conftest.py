@@ -92,3 +92,9 @@ def world(request, new_database, valkey_server) -> Iterator[World]:
     made.fetch(ORDERS, at="source")
     made.insert(1000)
     return made
+
+
+@pytest.hookimpl(trylast=True)  # after the order was shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the end-to-end tests last, so that Airflow does not run beside everything else."""
+    items.sort(key=lambda item: "e2e" in item.keywords)

@@ -91,5 +91,7 @@ def test_a_column_of_mixed_types_names_the_types_and_the_way_out():
 
 
 def test_a_declared_type_may_be_spelled_as_people_do():
-    table = from_records([{"c": uuid.UUID(int=1), "n": 5}], pa.schema([]), {"c": "uuid", "n": "int4"})
+    table = from_records(
+        [{"c": uuid.UUID(int=1), "n": 5}], pa.schema([]), {"c": "uuid", "n": "int4"}
+    )
     assert table.schema.field("n").type == pa.int32()
