@@ -11,6 +11,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 CHUNKS = ROWS // 500
 
 
+def succeeded(api, dag_id, run_id):
+    """Wait for a run, and show the logs of what failed."""
+    state = api.wait_run(dag_id, run_id, 180)
+    failed = [task for task in api.tasks(dag_id, run_id) if task.state == "failed"]
+    logs = [api.log(dag_id, run_id, task.task_id, task.try_number)[-3000:] for task in failed]
+    assert state == "success", "\n".join(logs)
+
+
 def test_clearing_a_failed_task_resumes_it(stack):
     table, api = stack.world("clear_failed"), stack.api
     (stack.flags / "fail").touch()
@@ -76,7 +84,7 @@ def test_sensors_wait_until_the_load_is_caught_up(stack):
     )
     run_id = api.trigger("awaited")
     assert api.wait_run("awaited", run_id, 120) == "success"
-    assert api.wait_run("waits", waiting, 120) == "success"
+    succeeded(api, "waits", waiting)
     following = api.wait_started("follows", 120)
     assert api.wait_run("follows", following, 120) == "success"
     table.assert_exact()

@@ -369,13 +369,19 @@ def test_cursors_of_different_types_have_no_order(left, right):
 # --- what others make of it -----------------------------------------------------------------------
 
 
+def _instant(value):
+    is_aware = isinstance(value, dt.datetime) and value.tzinfo is not None
+    return value.astimezone(dt.UTC) if is_aware else value
+
+
 @given(cursors())
 def test_bounds_name_the_type_and_the_text_of_every_column(cursor):
     tags, values = cursor
     found = bounds(encode(tags, values))
     assert [bound.sql_type for bound in found] == [KINDS[tag].sql_type for tag in tags]
     again = [KINDS[tag].decode(bound.text) for tag, bound in zip(tags, found, strict=True)]
-    assert tuple(again) == values
+    # Compared as instants: a time that a zone skips is unequal to every time of another zone.
+    assert [_instant(value) for value in again] == [_instant(value) for value in values]
 
 
 def test_bounds_of_a_composite_and_of_the_beginning():

@@ -6,11 +6,13 @@ import dataclasses
 import io
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
 from airflow_checkpoint_etl.demo import __main__ as demo
 from airflow_checkpoint_etl.demo import story
+from airflow_checkpoint_etl.demo.airflow_api import AirflowApi, AirflowApiError
 from airflow_checkpoint_etl.demo.airflow_process import airflow_environment
 from airflow_checkpoint_etl.demo.orders import Comparison
 from airflow_checkpoint_etl.demo.proof import LoadTry, Proof, show
@@ -113,3 +115,66 @@ def test_the_proof_does_not_hold(change):
 
 def test_the_proof_names_the_id_at_which_the_retry_went_on():
     assert "resumed at id 6" in shown(PROOF)
+
+
+@pytest.fixture
+def served():
+    """Makes a client whose server is a function."""
+    made: list[AirflowApi] = []
+
+    def serve(answer) -> AirflowApi:
+        api = AirflowApi("http://airflow.test")
+        made.append(api)
+        api.close()
+        api._client = httpx.Client(
+            base_url="http://airflow.test/api/v2", transport=httpx.MockTransport(answer)
+        )
+        return api
+
+    yield serve
+    for api in made:
+        api.close()
+
+
+def test_a_server_that_wants_a_token_is_asked_for_one_once(served):
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "t"})
+        if request.headers.get("Authorization") != "Bearer t":
+            return httpx.Response(401)
+        return httpx.Response(200, json={"state": "success"})
+
+    api = served(answer)
+    assert [api.run_state("d", "r"), api.run_state("d", "r")] == ["success", "success"]
+    assert asked.count("/auth/token") == 1
+
+
+def test_a_refusal_says_what_was_asked(served):
+    api = served(lambda request: httpx.Response(401, text="no"))
+    with pytest.raises(AirflowApiError, match=r"/dags/d/dagRuns/r answered 401: no"):
+        api.run_state("d", "r")
+
+
+def test_a_server_that_is_gone_is_an_error_with_its_address(served):
+    def answer(request: httpx.Request) -> httpx.Response:
+        msg = "refused"
+        raise httpx.ConnectError(msg)
+
+    api = served(answer)
+    assert api.health() == {}
+    with pytest.raises(AirflowApiError, match=r"no answer from http://airflow.test"):
+        api.run_state("d", "r")
+
+
+def test_a_dag_file_that_cannot_be_imported_ends_the_wait_with_its_traceback(served):
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/importErrors"):
+            error = {"filename": "broken.py", "stack_trace": "SyntaxError: here"}
+            return httpx.Response(200, json={"import_errors": [error]})
+        return httpx.Response(404)
+
+    with pytest.raises(AirflowApiError, match=r"broken.py cannot be imported:\nSyntaxError"):
+        served(answer).wait_parsed("d", seconds=5)
