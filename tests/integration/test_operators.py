@@ -45,9 +45,9 @@ def registered_bundle():
 
 
 def run(dag):
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from tests.airflow_dagbag import make_dag_bag, sync_bag_to_db
 
-    bag = DagBag(dag_folder="/dev/null", bundle_name="testing")
+    bag = make_dag_bag("/dev/null", "testing")
     bag.bag_dag(dag)
     sync_bag_to_db(bag, "testing", None)
     return dag.test()

@@ -40,6 +40,13 @@ NUMERICS = (
         lambda pair: Decimal(f"{pair[0]}E{pair[1]}")
     )
 )
+
+
+def _is_plain(moment):
+    """Whether a zone neither skips nor repeats a time: Python calls those unequal to every other zone's."""
+    return moment.replace(fold=0).utcoffset() == moment.replace(fold=1).utcoffset()
+
+
 VALUES = {
     "i2": st.integers(-(2**15), 2**15 - 1),
     "i4": st.integers(-(2**31), 2**31 - 1),
@@ -53,7 +60,7 @@ VALUES = {
         min_value=dt.datetime(1, 1, 3),  # noqa: DTZ001  Hypothesis adds the zone
         max_value=dt.datetime(9999, 12, 29),  # noqa: DTZ001
         timezones=ZONES,
-    ),
+    ).filter(_is_plain),
 }
 ORDERED = sorted(VALUES.keys() - {"txt"})
 
@@ -369,19 +376,13 @@ def test_cursors_of_different_types_have_no_order(left, right):
 # --- what others make of it -----------------------------------------------------------------------
 
 
-def _instant(value):
-    is_aware = isinstance(value, dt.datetime) and value.tzinfo is not None
-    return value.astimezone(dt.UTC) if is_aware else value
-
-
 @given(cursors())
 def test_bounds_name_the_type_and_the_text_of_every_column(cursor):
     tags, values = cursor
     found = bounds(encode(tags, values))
     assert [bound.sql_type for bound in found] == [KINDS[tag].sql_type for tag in tags]
     again = [KINDS[tag].decode(bound.text) for tag, bound in zip(tags, found, strict=True)]
-    # Compared as instants: a time that a zone skips is unequal to every time of another zone.
-    assert [_instant(value) for value in again] == [_instant(value) for value in values]
+    assert tuple(again) == values
 
 
 def test_bounds_of_a_composite_and_of_the_beginning():

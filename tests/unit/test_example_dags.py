@@ -35,9 +35,9 @@ def test_parsing_needs_no_connection_and_imports_nothing_heavy():
 @pytest.fixture(scope="module")
 def dags():
     """All examples in one DagBag, as the DAG processor loads them."""
-    from airflow.dag_processing.dagbag import DagBag
+    from tests.airflow_dagbag import make_dag_bag
 
-    bag = DagBag(str(DAGS), bundle_name="examples")
+    bag = make_dag_bag(str(DAGS), "examples")
     assert not bag.import_errors
     return bag.dags
 
