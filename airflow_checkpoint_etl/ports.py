@@ -7,7 +7,7 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -366,7 +366,3 @@ class Ports:
         """Interrupt whatever statement is running, from another thread."""
         self.source.cancel()
         self.warehouse.cancel()
-
-
-Record = dict[str, Any]
-"""A row as a per-record transform sees it: column name to Python value."""

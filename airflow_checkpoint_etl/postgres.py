@@ -33,11 +33,6 @@ def read_statements(package: str, filename: str) -> dict[str, LiteralString]:
     }
 
 
-def read_script(package: str, filename: str) -> LiteralString:
-    """Read a whole .sql file."""
-    return resources.files(package).joinpath(filename).read_text(encoding="utf-8")
-
-
 class Session:
     """One connection, opened on first use, autocommit and READ COMMITTED, reopened when broken.
 

@@ -22,9 +22,9 @@ from airflow_checkpoint_etl.errors import (
     StageBusyError,
     UpstreamLostError,
 )
-from airflow_checkpoint_etl.migrations import migrate
+from airflow_checkpoint_etl.migrations import migrate, read_script
 from airflow_checkpoint_etl.ports import Claim, LaneState, Run
-from airflow_checkpoint_etl.postgres import read_script, read_statements
+from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 
 if TYPE_CHECKING:
