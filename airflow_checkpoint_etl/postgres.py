@@ -33,6 +33,18 @@ def read_statements(package: str, filename: str) -> dict[str, LiteralString]:
     }
 
 
+def make_plain(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """Make a fresh connection, whoever made it, autocommit and READ COMMITTED, and return it.
+
+    No statement is prepared on the server: a pooler may not keep it, and it keeps stale types.
+    """
+    connection.rollback()
+    connection.autocommit = True
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.prepare_threshold = None
+    return connection
+
+
 class Session:
     """One connection, opened on first use, autocommit and READ COMMITTED, reopened when broken.
 
@@ -68,12 +80,7 @@ class Session:
             return self._connection
 
     def _open(self) -> psycopg.Connection[Any]:
-        connection = self._connect()
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            connection.rollback()
-        connection.autocommit = True
-        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        connection.prepare_threshold = None
+        connection = make_plain(self._connect())
         settings = {
             "application_name": self._application_name,
             "client_encoding": "UTF8",

@@ -12,10 +12,11 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import IsolationLevel, pq
+from psycopg import pq
 from psycopg.rows import tuple_row
 
 from airflow_checkpoint_etl.migrations import migrate, missing_grants
+from airflow_checkpoint_etl.postgres import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,11 +106,7 @@ class PostgresSession:
         self._connection = None
         connection = self._connect()
         try:
-            connection.rollback()
-            connection.autocommit = True
-            connection.isolation_level = IsolationLevel.READ_COMMITTED
-            # The statements are small, and prepared ones break behind some poolers.
-            connection.prepare_threshold = None
+            make_plain(connection)
             migrate(connection, self._component, self._scripts)
         except BaseException:
             connection.close()

@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
 from airflow_checkpoint_etl.errors import CheckpointEtlError
+from airflow_checkpoint_etl.postgres import make_plain
 from airflow_checkpoint_etl.sources import queries
 from airflow_checkpoint_etl.sources.failures import LostConnectionError, translate
 
@@ -94,11 +95,7 @@ class Session:
     def _open_control(self) -> psycopg.Connection[Any]:
         connection = self._connect()
         try:
-            connection.rollback()
-            connection.autocommit = True
-            connection.prepare_threshold = (
-                None  # a pooler between us would lose prepared statements
-            )
+            make_plain(connection)
             statements = queries.load("session.sql")
             (zone, role, path) = _run(connection, statements["inherited"], None)[0]
             self.time_zone, self._inherited = zone, (role, path)
