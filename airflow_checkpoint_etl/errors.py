@@ -86,6 +86,16 @@ class RewoundError(CheckpointEtlError):
 class StageBusyError(CheckpointEtlError):
     """Another task run owns this stage and its lease is live."""
 
+    def __init__(self, message: str | None = None, stage: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class RewindError(CheckpointEtlError):
+    """The lane cannot be rewound there; nothing was changed."""
+
+    retryable = False
+
 
 class UpstreamLostError(CheckpointEtlError):
     """The stage before this one has not staged the chunks up to the run's target."""
@@ -101,6 +111,12 @@ class WarehouseRestoredError(CheckpointEtlError):
 
 class PipelineChangedError(CheckpointEtlError):
     """The cursor, source, target or filter changed under an existing pipeline id."""
+
+    retryable = False
+
+
+class SourceResetError(CheckpointEtlError):
+    """The source has gone back: it may issue ids again that the checkpoint has passed."""
 
     retryable = False
 

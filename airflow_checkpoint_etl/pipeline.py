@@ -384,6 +384,21 @@ class Pipeline:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def settings(self) -> dict[str, Any]:
+        """What people and admin commands are told about the pipeline; names only, never secrets."""
+        source, warehouse = self.source, self.warehouse
+        return {
+            "source": source.table or "query",
+            "source_conn_id": source.conn_id,
+            "cursor": list(source.cursor_columns),
+            "target": warehouse.table,
+            "warehouse_conn_id": warehouse.conn_id,
+            "write": warehouse.write,
+            "key": list(warehouse.key_columns),
+            "checkpoint_conn_id": self.checkpoint_connection,
+            "staging": self.staging,
+        }
+
     def render(self, render_text: Callable[[str], Any]) -> Pipeline:
         """Return a copy in which ``render_text`` was applied to every templated string."""
         return _render(self, render_text)

@@ -7,7 +7,7 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -52,6 +52,35 @@ class Read:
     high: str
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where one run ends.
+
+    Attributes:
+        target: the highest cursor below which no more rows can appear.
+        swept: how far late rows are to be swept in this run; empty where the source is not swept.
+        settled: False when late transactions did not end in time and the run ends, as configured,
+            at the last settled bound: it has caught up with nothing.
+    """
+
+    target: str
+    swept: str = ""
+    settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Rows from below the frontier that appeared late, as far as one chunk holds them.
+
+    Attributes:
+        table: the rows.
+        swept: how far late rows are swept when they are loaded (a token of ``sweep.py``).
+    """
+
+    table: pa.Table
+    swept: str
+
+
 class Source(Protocol):
     """Rows in the order of a cursor, readable again by ``(low, high]``."""
 
@@ -59,11 +88,17 @@ class Source(Protocol):
         """Check names, types, order and privileges; raise PreflightError before anything is written."""
         ...
 
-    def settle(self, after: str) -> str:
-        """Return the bound for one run: the highest cursor below which no more rows can appear.
+    def settle(self, after: str) -> Bound:
+        """Return the bound for one run, whose target is ``after`` when there is nothing new.
 
-        Returns ``after`` when there is nothing new. Raises SettleTimeoutError naming the blockers.
+        Raises:
+            SettleTimeoutError: late transactions did not end in time; names them.
+            SourceResetError: the source has gone back behind ``after``: ids would be issued again.
         """
+        ...
+
+    def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
+        """Read late rows at or below ``upto``, from the token ``swept`` on the way to ``goal``."""
         ...
 
     def read(self, low: str, target: str) -> Read:
@@ -203,6 +238,7 @@ class LaneState:
         load_fence: the newest load attempt's fence.
         target_oid: the target table's oid at the last load; None before the first.
         updated_at: when the frontier last moved, ISO 8601.
+        settings: what the pipeline looked like when its extract last ran, for people and admin.
     """
 
     frontier: Frontier
@@ -211,30 +247,46 @@ class LaneState:
     load_fence: int = 0
     target_oid: int | None = None
     updated_at: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A stage acquired by one attempt, with the fence that the warehouse handed out."""
+    """A stage acquired by one attempt, with the fence that the warehouse handed out.
+
+    An attempt works only in the incarnation in which it acquired its stage: what it knows (its code,
+    its run's goal) is older than any later life of the lane.
+    """
 
     lane: Lane
     stage: Stage
     fence: int
     owner: Owner
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One DAG run's goal on a lane: from ``low`` to the settled bound ``target``.
 
-    ``settled_ago`` is how many seconds before it is stored the bound was taken.
+    Attributes:
+        low: where the run's extract began.
+        target: where the run ends.
+        incarnation: the lane's life it was settled in.
+        swept: how far late rows are to be swept; empty where the source is not swept.
+        done: whether a load has reached the target.
+        clear_number: how often the DAG run had been cleared when the goal was stored.
+        settled_ago: how many seconds before it is stored the bound was taken; None for a bound that
+            says nothing about what is new.
     """
 
     low: str
     target: str
     incarnation: str
+    swept: str = ""
     done: bool = False
-    settled_ago: float = 0.0
+    clear_number: int = 0
+    settled_ago: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +297,83 @@ class LaneSpec:
     fingerprint: str
     start: str
     source_identity: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a checkpoint store has seen, above which a restored warehouse has to go on."""
+
+    fence: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RewindRequest:
+    """What to rewind a lane to, and who wants it.
+
+    Attributes:
+        to: the cursor, a chunk boundary of the current chain; None for the lane's start.
+        actor: who asks, for the audit.
+        reason: why, for the audit.
+        delete_rows: take the rows loaded above the point out of the target (needs lineage). None:
+            do so for an append, leave them to be replaced for an upsert.
+        allow_duplicates: accept that an append without lineage loads those rows a second time.
+        forget: also forget what the lane was made with (a reset): the next extract takes cursor,
+            source, target and filter as they then are.
+    """
+
+    to: str | None
+    actor: str
+    reason: str
+    delete_rows: bool | None = None
+    allow_duplicates: bool = False
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """What a rewind did, or would do.
+
+    Attributes:
+        before: the load frontier before.
+        after: the load frontier after.
+        chunks: chunks taken back.
+        rows: rows these chunks had loaded.
+        deleted: rows deleted from the target; None when they are left there.
+        quarantined: quarantined records dropped with their chunks.
+    """
+
+    before: Frontier
+    after: Frontier
+    chunks: int
+    rows: int
+    deleted: int | None
+    quarantined: int
+
+
+class WarehouseAdmin(Protocol):
+    """What people do to a lane beside loading; each is one transaction with an audit row."""
+
+    def rewind(self, lane: Lane, request: RewindRequest, *, dry_run: bool) -> Rewound:
+        """Go back to a chunk boundary; with ``dry_run`` everything is counted and nothing kept.
+
+        Raises:
+            RewindError: the point is no boundary, or the rows above it cannot be taken back.
+        """
+        ...
+
+    def boundary(self, lane: Lane, at_or_below: str) -> str:
+        """Return the highest chunk boundary of the current chain at or below a cursor."""
+        ...
+
+    def begin_anew(self, lane: Lane, actor: str, reason: str, floor: Floor) -> Frontier:
+        """Resync: a new life at the warehouse's own frontier, with source and target as they are."""
+        ...
+
+    def free(self, lane: Lane, stage: Stage, actor: str, reason: str) -> str:
+        """Release: end a stage's lease and fence its owner; returns who that was, in words."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +435,24 @@ class Warehouse(Protocol):
 
     def finish(self, claim: Claim) -> None:
         """Mark this DAG run's row done."""
+        ...
+
+    def reprocess(self, claim: Claim, run: Run) -> Claim:
+        """Rewind the lane to the run's low and make the old load frontier the run's target.
+
+        One transaction; returns the claim in the lane's new life.
+
+        Raises:
+            StageBusyError: another run works on the lane.
+            RewindError: the rows loaded since cannot be taken back.
+        """
+        ...
+
+    def resync(self, claim: Claim, floor: Floor) -> Claim:
+        """Begin a new life at the warehouse's frontier: it was restored, and what it says is true.
+
+        Returns the claim in the new life, whose fence and generation are above the floor.
+        """
         ...
 
     def accept(self, schema: pa.Schema) -> None:

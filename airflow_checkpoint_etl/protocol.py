@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from airflow_checkpoint_etl import cursor as cursors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 NO_STATE: Final = ""
 """The digest of "no transform state": what a lane starts with."""
@@ -84,6 +84,10 @@ class Chunk:
         state_in: digest of the transform's state before this chunk.
         state: the transform's state after this chunk (JSON text), or None.
         staged_at: when it was staged, ISO 8601 in UTC; only for people and for collection.
+        rejected: records that the transform rejected; they travel in the staged file.
+        swept_in: how far late rows were swept before this chunk; empty for an ordinary chunk.
+        swept: how far they are after it; empty for an ordinary chunk. A sweep's chunk holds rows
+            from below the frontier, so its low and high are both the frontier.
     """
 
     incarnation: str
@@ -100,6 +104,9 @@ class Chunk:
     state_in: str = NO_STATE
     state: str | None = None
     staged_at: str = ""
+    rejected: int = 0
+    swept_in: str = ""
+    swept: str = ""
 
     @property
     def state_digest(self) -> str:
@@ -109,13 +116,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """A stage's position: every chunk up to ``seq``, ending at ``cursor``, is done."""
+    """A stage's position: every chunk up to ``seq``, ending at ``cursor``, is done.
+
+    ``swept`` says how far rows that committed late, below the cursor, were swept up; it is empty
+    where a pipeline does not sweep (see :mod:`airflow_checkpoint_etl.sweep`).
+    """
 
     incarnation: str
     generation: int
     seq: int
     cursor: str
     state_digest: str = NO_STATE
+    swept: str = ""
 
     def advance(self, chunk: Chunk, before: Frontier | None = None) -> Frontier:
         """Return the frontier after ``chunk``, by the one rule.
@@ -137,7 +149,13 @@ class Frontier:
                 f"chunk {chunk.seq} runs ahead of the stage before it, which is at {before.seq}"
             )
             raise IllegalMove(message)
-        return replace(self, seq=chunk.seq, cursor=chunk.high, state_digest=chunk.state_digest)
+        return replace(
+            self,
+            seq=chunk.seq,
+            cursor=chunk.high,
+            state_digest=chunk.state_digest,
+            swept=chunk.swept or self.swept,
+        )
 
 
 def misfit(frontier: Frontier, chunk: Chunk) -> str | None:
@@ -153,8 +171,21 @@ def misfit(frontier: Frontier, chunk: Chunk) -> str | None:
         )
     if chunk.state_in != frontier.state_digest:
         return f"chunk {chunk.seq} was made from another transform state than the stored one"
-    if not _ascends(chunk):
-        return f"chunk {chunk.seq} does not ascend: ({chunk.low}, {chunk.high}]"
+    return _way_misfit(frontier, chunk)
+
+
+def _way_misfit(frontier: Frontier, chunk: Chunk) -> str | None:
+    """Say why a chunk goes nowhere: an ordinary one must ascend, a sweep's must sweep on."""
+    if not chunk.swept:
+        return (
+            None
+            if _ascends(chunk)
+            else f"chunk {chunk.seq} does not ascend: ({chunk.low}, {chunk.high}]"
+        )
+    if chunk.swept_in != frontier.swept:
+        return f"chunk {chunk.seq} sweeps on from another place than the stored one"
+    if chunk.low != chunk.high:
+        return f"chunk {chunk.seq} sweeps below the frontier and cannot move it"
     return None
 
 
@@ -206,14 +237,15 @@ def reconcile(anchor: Frontier, entries: Iterable[Chunk], *, stateful: bool) -> 
     return Chain(tuple(kept), frontier)
 
 
-def rewind(
-    anchor: Frontier, boundaries: Sequence[tuple[int, str, str]], to: str, incarnation: str
-) -> Frontier:
+def rewind(anchor: Frontier, boundaries: Iterable[Frontier], to: str, incarnation: str) -> Frontier:
     """Return the frontier after rewinding to a chunk boundary of the current chain.
+
+    Several chunks end at one cursor where late rows were swept: the first of them is meant, so that
+    what was swept after it is swept again.
 
     Args:
         anchor: the lane's frontier now.
-        boundaries: (seq, cursor, state digest) of the start and of every loaded chunk of this chain.
+        boundaries: the chain's start and where each of its loaded chunks ended, in order of seq.
         to: the cursor to go back to.
         incarnation: the new, freshly drawn incarnation.
 
@@ -223,9 +255,9 @@ def rewind(
     if incarnation == anchor.incarnation:
         message = "a rewind needs a new incarnation, or dead chunks would form a valid chain again"
         raise IllegalMove(message)
-    for seq, at, state_digest in boundaries:
-        if at == to and seq <= anchor.seq:
-            return Frontier(incarnation, anchor.generation + 1, seq, at, state_digest)
+    for boundary in boundaries:
+        if boundary.cursor == to and boundary.seq <= anchor.seq:
+            return replace(boundary, incarnation=incarnation, generation=anchor.generation + 1)
     message = f"{to} is no chunk boundary at or below the load frontier {anchor.cursor}"
     raise IllegalMove(message)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.collect import staged_prefix, unfit_mark
@@ -21,6 +21,7 @@ from airflow_checkpoint_etl.errors import (
     WarehouseRestoredError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.ports import Floor
 from airflow_checkpoint_etl.protocol import (
     NO_STATE,
     Checkpoint,
@@ -30,16 +31,17 @@ from airflow_checkpoint_etl.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from airflow_checkpoint_etl.ports import Claim, LaneState, Ports, StageRecord
-    from airflow_checkpoint_etl.protocol import (
-        Chunk,
-        Frontier,
-        Lane,
-    )
+    from airflow_checkpoint_etl.protocol import Chunk, Frontier, Lane
 
 log = logging.getLogger(__name__)
+
+_RESTORED: Final = (
+    "If that is meant, resync the lane (admin, or on_warehouse_restored='resync' on the extract) and "
+    "clear extract with Downstream: all that came after loads again"
+)
 
 
 def now() -> str:
@@ -76,11 +78,30 @@ class Recovery:
     def __init__(self, ports: Ports, lane: Lane, lease: dt.timedelta) -> None:
         self._ports, self._lane, self._lease = ports, lane, lease
 
+    def resync(self, claim: Claim) -> Claim:
+        """Begin a new life if the checkpoint store is ahead of a warehouse that was restored.
+
+        Returns the claim to go on with: the same one when the warehouse was not restored.
+        """
+        noted = self._read(Stage.LOAD).checkpoint
+        fence = self._read(claim.stage).fence
+        state = self._ports.warehouse.lane(self._lane)
+        if state is None or not (_is_ahead(noted, state.frontier) or fence > claim.fence):
+            return claim
+        log.warning(
+            "%s: the checkpoint store is ahead of the warehouse, which was restored to chunk %s, %s; "
+            "going on from there, as on_warehouse_restored says: all that came after loads again",
+            self._lane,
+            state.frontier.seq,
+            cursors.display(state.frontier.cursor),
+        )
+        return self._ports.warehouse.resync(claim, floor_of(self._ports, self._lane))
+
     def extract(self, claim: Claim) -> Resumed:
         """Keep the extracted chunks that chain from the warehouse and are still staged."""
         record = self._read(Stage.EXTRACT)
         after = self._read(Stage.TRANSFORM).entries
-        state = self._lane_state()
+        state = self._lane_state(claim)
         failpoint("extract.after_read_state")
         kept = self._chain(Stage.EXTRACT, state, record)
         # A chunk's file is needed until what was made from it is staged; passed on, that is itself.
@@ -94,16 +115,16 @@ class Recovery:
         kept = self._still_staged(state, kept, needed_after=consumed)
         return self._begin(claim, state, record, kept)
 
-    def transform(self, claim: Claim, is_done: Callable[[str], bool]) -> Resumed:
+    def transform(self, claim: Claim, is_done: Callable[[Frontier], bool]) -> Resumed:
         """Keep the transformed chunks, stepping back to where the extracted ones continue them.
 
         Args:
             claim: the stage's claim.
-            is_done: whether a position is at or past the run's target.
+            is_done: whether a frontier is at or past the run's target.
         """
         sources = {entry.seq: entry for entry in self._read(Stage.EXTRACT).entries}
         record = self._read(Stage.TRANSFORM)
-        state = self._lane_state()
+        state = self._lane_state(claim)
         failpoint("transform.after_read_state")
         kept = self._chain(Stage.TRANSFORM, state, record)
         kept = self._still_staged(state, kept, needed_after=state.frontier.seq)
@@ -113,23 +134,23 @@ class Recovery:
             if entry.incarnation == state.frontier.incarnation
         }
         for length in range(len(kept), -1, -1):
-            at = kept[length - 1].high if length else state.frontier.cursor
-            source = sources.get(state.frontier.seq + length + 1)
-            if is_done(at) or (source is not None and source.low == at):
+            at = _after(state.frontier, kept[:length])
+            source = sources.get(at.seq + 1)
+            if is_done(at) or (source is not None and source.low == at.cursor):
                 if length < len(kept):
                     log.warning(
                         "transform %s: extract cut its chunks anew; going back to %s",
                         self._lane,
-                        cursors.display(at),
+                        cursors.display(at.cursor),
                     )
                 kept = kept[:length]
                 break
         return replace(self._begin(claim, state, record, kept), sources=sources)
 
-    def load(self) -> Resumed:
+    def load(self, claim: Claim) -> Resumed:
         """The warehouse is the frontier; the manifest only says what comes next."""
         record = self._read(Stage.TRANSFORM)
-        state = self._lane_state()
+        state = self._lane_state(claim)
         failpoint("load.after_read_state")
         chain = self._chain(Stage.TRANSFORM, state, record)
         checkpoint = Checkpoint(
@@ -145,12 +166,15 @@ class Recovery:
             log.warning("%s %s: %s; it is rebuilt from the warehouse", stage, self._lane, fault)
         return record
 
-    def _lane_state(self) -> LaneState:
+    def _lane_state(self, claim: Claim) -> LaneState:
         """Read the lane, now that the store was read; a store ahead of it means a restored warehouse."""
         noted = self._read(Stage.LOAD).checkpoint
         state = self._ports.warehouse.lane(self._lane)
-        if state is None:
-            message = f"{self._lane} is gone from the warehouse; clear extract with Downstream"
+        if state is None or state.frontier.incarnation != claim.incarnation:
+            message = (
+                f"{self._lane} was rewound, reset or removed while {claim.stage} ran (fence "
+                f"{claim.fence}); this attempt has written nothing since. Clear extract with Downstream"
+            )
             raise RewoundError(message)
         frontier = state.frontier
         if digest_of_state(state.state) != frontier.state_digest:
@@ -159,17 +183,12 @@ class Recovery:
                 "was its row deleted? Restore it: going on would start the state anew"
             )
             raise CorruptRecordError(message)
-        if (
-            noted is not None
-            and noted.frontier.incarnation == frontier.incarnation
-            and noted.frontier.seq > frontier.seq
-        ):
+        if noted is not None and _is_ahead(noted, frontier):
             message = (
                 f"{self._lane}: the checkpoint store has seen chunk {noted.frontier.seq} loaded "
                 f"({cursors.display(noted.frontier.cursor)}), but the warehouse is at chunk "
                 f"{frontier.seq} ({cursors.display(frontier.cursor)}): the warehouse was restored to "
-                "an older state. If that is meant, delete the pipeline's keys in the checkpoint store "
-                "and clear extract with Downstream: all that came after loads again"
+                f"an older state. {_RESTORED}"
             )
             raise WarehouseRestoredError(message)
         return state
@@ -220,8 +239,7 @@ class Recovery:
         frontier: Frontier = (
             state.frontier if stateful else replace(state.frontier, state_digest=NO_STATE)
         )
-        for chunk in kept:
-            frontier = frontier.advance(chunk)
+        frontier = _after(frontier, kept)
         rows_in, rows = _totals(state, record, kept)
         checkpoint = Checkpoint(
             claim.stage,
@@ -240,12 +258,37 @@ class Recovery:
                 f"{claim.stage} of {self._lane}: the checkpoint store was written with a newer fence "
                 f"than {claim.fence}, which is the newest the warehouse has handed out: the warehouse "
                 "was restored to an older state or created anew, or two warehouses share this store. "
-                "If the warehouse is right, delete the pipeline's keys in the checkpoint store and "
-                "clear extract with Downstream"
+                f"{_RESTORED}"
             )
             raise WarehouseRestoredError(message) from None
         failpoint(f"{claim.stage}.after_begin")
         return Resumed(checkpoint, kept, state, {})
+
+
+def floor_of(ports: Ports, lane: Lane) -> Floor:
+    """Return the newest fence and generation that a checkpoint store has seen of a lane."""
+    records = [ports.checkpoints.read(lane, stage) for stage in Stage]
+    stored = [record.checkpoint for record in records if record.checkpoint is not None]
+    return Floor(
+        fence=max(record.fence for record in records),
+        generation=max((checkpoint.frontier.generation for checkpoint in stored), default=0),
+    )
+
+
+def _is_ahead(noted: Checkpoint | None, frontier: Frontier) -> bool:
+    """Whether the store has seen more loaded, or a later life, than the warehouse knows of."""
+    if noted is None:
+        return False
+    seen = noted.frontier
+    if seen.incarnation == frontier.incarnation:
+        return seen.seq > frontier.seq
+    return seen.generation > frontier.generation
+
+
+def _after(frontier: Frontier, chunks: Iterable[Chunk]) -> Frontier:
+    for chunk in chunks:
+        frontier = frontier.advance(chunk)
+    return frontier
 
 
 def _totals(state: LaneState, record: StageRecord, kept: tuple[Chunk, ...]) -> tuple[int, int]:

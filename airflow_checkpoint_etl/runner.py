@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.collect import collect, staged_name, unfit_mark
@@ -33,9 +33,10 @@ from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.recovery import Recovery, now
+from airflow_checkpoint_etl.sweep import is_swept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import pyarrow as pa
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
+
+OnClear = Literal["resume", "fail", "reprocess"]
+OnRestored = Literal["fail", "resync"]
 
 _CONFLICTS: Final = 5
 """Reconciliations without a chunk of progress between them before the attempt gives up."""
@@ -65,6 +69,11 @@ class Attempt:
         progress_seconds: seconds between two lines in the log.
         max_rows: extract stops after this many rows, the run's target moves there; None: no limit.
         max_seconds: the same in seconds.
+        on_clear: what a cleared extract of a finished run does: ``"resume"``, ``"fail"`` or
+            ``"reprocess"``.
+        on_warehouse_restored: what extract does when the checkpoint store is ahead of the
+            warehouse: ``"fail"`` or ``"resync"``.
+        settings: what the pipeline looks like, kept with the lane for people and for admin.
     """
 
     lane: Lane
@@ -75,6 +84,9 @@ class Attempt:
     progress_seconds: float = 5.0
     max_rows: int | None = None
     max_seconds: float | None = None
+    on_clear: OnClear = "resume"
+    on_warehouse_restored: OnRestored = "fail"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StageRunner:
@@ -110,20 +122,27 @@ class StageRunner:
         facts = self._ports.source.preflight()
         self._preflight()
         log.info("extract %s: settle=%s; %s", self._lane, facts.settle, facts.guarantee)
-        spec = LaneSpec(self._lane, self._attempt.fingerprint, facts.start, facts.identity)
-        with self._working(Stage.EXTRACT, spec) as (claim, progress):
+        spec = LaneSpec(
+            self._lane,
+            self._attempt.fingerprint,
+            facts.start,
+            facts.identity,
+            {**self._attempt.settings, "guarantee": facts.guarantee},
+        )
+        with self._working(Stage.EXTRACT, spec, self._reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
             run = self._goal(claim, checkpoint.frontier)
             progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
             started, conflicts = self._clock(), 0
-            while not self._reached(checkpoint.frontier.cursor, run.target):
+            while not self._is_done(checkpoint.frontier, run):
                 self._check()
-                if self._budget_is_spent(progress, started):
+                swept = is_swept(checkpoint.frontier.swept, run.swept)
+                if swept and self._budget_is_spent(progress, started):
                     run = self._shorten(claim, progress, checkpoint.frontier)
                     break
                 try:
-                    chunk = self._extract_chunk(claim, checkpoint.frontier, run.target)
+                    chunk = self._extract_chunk(claim, checkpoint.frontier, run)
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
@@ -139,11 +158,11 @@ class StageRunner:
         self._preflight()
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
             run = self._given_goal(claim)
-            is_done = partial(self._reached, target=run.target)
+            is_done = partial(self._is_done, run=run)
             resumed = self._recovery.transform(claim, is_done)
             checkpoint, conflicts = resumed.checkpoint, 0
             progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
-            while not is_done(checkpoint.frontier.cursor):
+            while not is_done(checkpoint.frontier):
                 self._check()
                 source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
@@ -163,20 +182,20 @@ class StageRunner:
         self._preflight()
         with self._working(Stage.LOAD, self._spec()) as (claim, progress):
             run = self._given_goal(claim)
-            resumed = self._recovery.load()
+            resumed = self._recovery.load(claim)
             checkpoint = resumed.checkpoint
             self._note_loaded(checkpoint)
             kept = self._ports.warehouse.loaded_in_run(claim)
             progress.begin(checkpoint.frontier.cursor, run.target, kept)
             conflicts, collected = 0, self._clock()
-            while not self._reached(checkpoint.frontier.cursor, run.target):
+            while not self._is_done(checkpoint.frontier, run):
                 self._check()
                 chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
                     checkpoint = self._load_chunk(claim, checkpoint, chunk, progress)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
-                    resumed = self._recovery.load()
+                    resumed = self._recovery.load(claim)
                     checkpoint = resumed.checkpoint
                     continue
                 conflicts = 0
@@ -202,12 +221,16 @@ class StageRunner:
         return LaneSpec(self._lane, self._attempt.fingerprint, cursors.BEGIN)
 
     @contextlib.contextmanager
-    def _working(self, stage: Stage, spec: LaneSpec) -> Iterator[tuple[Claim, Progress]]:
+    def _working(
+        self, stage: Stage, spec: LaneSpec, prepare: Callable[[Claim], Claim] | None = None
+    ) -> Iterator[tuple[Claim, Progress]]:
         attempt = self._attempt
         progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock)
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
         try:
+            if prepare is not None:
+                claim = prepare(claim)
             with (
                 LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper,
                 self._interrupting(),
@@ -224,6 +247,32 @@ class StageRunner:
             # Best effort: a lease that is not released runs out by itself.
             with contextlib.suppress(Exception):
                 self._ports.warehouse.release(claim)
+
+    def _reopen(self, claim: Claim) -> Claim:
+        """What an extract does first: follow a restored warehouse, and begin a cleared run again."""
+        if self._attempt.on_warehouse_restored == "resync":
+            claim = self._recovery.resync(claim)
+        if self._attempt.on_clear == "resume":
+            return claim
+        run = self._ports.warehouse.run(self._lane, claim.owner)
+        state = self._ports.warehouse.lane(self._lane)
+        if (
+            run is None
+            or state is None
+            or not run.done
+            or run.clear_number >= claim.owner.clear_number
+            or run.low == run.target
+            or not self._reached(state.frontier.cursor, run.target)
+        ):
+            return claim
+        if self._attempt.on_clear == "fail":
+            message = (
+                f"{self._lane}: DAG run {claim.owner.run_id} is loaded up to "
+                f"{cursors.display(run.target)} and was cleared, and on_clear='fail'. Pass "
+                "on_clear='resume' to do nothing, or 'reprocess' to load its rows again"
+            )
+            raise PreflightError(message)
+        return self._ports.warehouse.reprocess(claim, run)
 
     @contextlib.contextmanager
     def _interrupting(self) -> Iterator[None]:
@@ -270,10 +319,15 @@ class StageRunner:
             return run
         failpoint("extract.before_settle")
         started = self._clock()
-        target = self._ports.source.settle(frontier.cursor)
+        bound = self._ports.source.settle(frontier.cursor)
         failpoint("extract.after_settle")
-        settled_ago = self._clock() - started
-        goal = Run(frontier.cursor, target, frontier.incarnation, settled_ago=settled_ago)
+        goal = Run(
+            frontier.cursor,
+            bound.target,
+            frontier.incarnation,
+            bound.swept,
+            settled_ago=self._clock() - started if bound.settled else None,
+        )
         return self._ports.warehouse.set_target(claim, goal)
 
     def _given_goal(self, claim: Claim) -> Run:
@@ -285,14 +339,17 @@ class StageRunner:
                 f"run goes, so {claim.stage} has no target; run (or clear) extract with Downstream"
             )
             raise UpstreamLostError(message)
-        state = self._ports.warehouse.lane(self._lane)
-        if state is None or state.frontier.incarnation != run.incarnation:
+        if claim.incarnation != run.incarnation:
             message = (
                 f"{self._lane} was rewound or reset after extract of DAG run {claim.owner.run_id}; "
                 "clear extract with Downstream"
             )
             raise RewoundError(message)
         return run
+
+    def _is_done(self, frontier: Frontier, run: Run) -> bool:
+        """Whether a stage has reached the run's target, and swept up late rows as far as it says."""
+        return is_swept(frontier.swept, run.swept) and self._reached(frontier.cursor, run.target)
 
     def _reached(self, position: str, target: str) -> bool:
         if position == target:
@@ -317,7 +374,7 @@ class StageRunner:
             self._lane,
             cursors.display(frontier.cursor),
         )
-        return Run(progress.first, frontier.cursor, frontier.incarnation)
+        return Run(progress.first, frontier.cursor, frontier.incarnation, frontier.swept)
 
     def _next(self, claim: Claim, chunks: dict[int, Chunk], frontier: Frontier, run: Run) -> Chunk:
         """Return the chunk that continues the frontier, or say that the stage before lost it."""
@@ -335,41 +392,40 @@ class StageRunner:
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 
-    def _extract_chunk(self, claim: Claim, frontier: Frontier, target: str) -> Chunk:
+    def _extract_chunk(self, claim: Claim, frontier: Frontier, run: Run) -> Chunk:
+        """E1, E2: read the next rows, late ones from below the frontier first, and stage them."""
         failpoint("extract.before_read")
-        read = self._ports.source.read(frontier.cursor, target)
+        chunk = Chunk(
+            incarnation=frontier.incarnation,
+            seq=frontier.seq + 1,
+            low=frontier.cursor,
+            high=frontier.cursor,
+            rows_in=0,
+            rows=0,
+            name="",
+            size=0,
+            digest="",
+            fence=claim.fence,
+        )
+        if is_swept(frontier.swept, run.swept):
+            read = self._ports.source.read(frontier.cursor, run.target)
+            table, chunk = read.table, replace(chunk, high=read.high)
+        else:
+            sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
+            table = sweep.table
+            chunk = replace(chunk, swept_in=frontier.swept, swept=sweep.swept)
         failpoint("extract.after_read")
         return self._stage(
-            claim,
-            read.table,
-            Chunk(
-                incarnation=frontier.incarnation,
-                seq=frontier.seq + 1,
-                low=frontier.cursor,
-                high=read.high,
-                rows_in=read.table.num_rows,
-                rows=read.table.num_rows,
-                name="",
-                size=0,
-                digest="",
-                fence=claim.fence,
-            ),
+            claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
 
     def _transform_chunk(
         self, claim: Claim, checkpoint: Checkpoint, source: Chunk, transformer: Transformer | None
     ) -> Chunk:
         frontier = checkpoint.frontier
-        chunk = Chunk(
-            incarnation=frontier.incarnation,
-            seq=source.seq,
-            low=source.low,
-            high=source.high,
+        chunk = replace(
+            source,
             rows_in=source.rows,
-            rows=source.rows,
-            name=source.name,
-            size=source.size,
-            digest=source.digest,
             fence=claim.fence,
             input_digest=source.digest,
             state_in=frontier.state_digest,

@@ -25,6 +25,7 @@ def checkpoint_task_group(
     *,
     part: str = "default",
     parts: Sequence[str] | None = None,
+    extract_options: dict[str, Any] | None = None,
     transform_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Any:
@@ -36,6 +37,7 @@ def checkpoint_task_group(
         transform: the transform's callable; None passes the rows as they are.
         part: the part to work on.
         parts: several parts (or an upstream task's list of them): the group is mapped over them.
+        extract_options: further parameters of the extract operator (on_clear, max_rows, ...).
         transform_options: further parameters of the transform operator (mode, initial_state, ...).
         options: parameters for all three operators (on_busy, retries, pool, ...).
 
@@ -46,7 +48,11 @@ def checkpoint_task_group(
     @task_group(group_id=group_id)
     def group(part: str) -> None:
         extract = CheckpointExtractOperator(
-            task_id="extract", pipeline=pipeline, part=part, **options
+            task_id="extract",
+            pipeline=pipeline,
+            part=part,
+            **(extract_options or {}),
+            **options,
         )
         transformed = CheckpointTransformOperator(
             task_id="transform",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import redis
 
+from airflow_checkpoint_etl.admin import Admin
 from airflow_checkpoint_etl.checkpoints.postgres import PostgresCheckpointStore
 from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore
 from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
@@ -22,7 +24,7 @@ from airflow_checkpoint_etl.transform import CallableTransformer
 from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 CAP = 64 << 20
 
@@ -91,15 +93,26 @@ class World:
         )
 
     def runner(
-        self, task: str, run: str = "run_1", try_number: int = 1
+        self, task: str, run: str = "run_1", try_number: int = 1, clear_number: int = 0
     ) -> tuple[StageRunner, Ports]:
         ports = self.ports()
         attempt = Attempt(
             lane=Lane("orders", self.part),
-            owner=Owner("dag", run, task, try_number=try_number),
+            owner=Owner("dag", run, task, try_number=try_number, clear_number=clear_number),
             fingerprint=self.configure().fingerprint(),
+            settings=self.configure().settings(),
         )
         return StageRunner(ports, replace(attempt, **self.attempt)), ports
+
+    @contextlib.contextmanager
+    def admin(self, actor: str = "ann") -> Iterator[Admin]:
+        """The commands over the lane, as ``CheckpointHook.admin`` gives them."""
+        ports = self.ports()
+        try:
+            lane = Lane("orders", self.part)
+            yield Admin(ports, ports.warehouse.admin, lane, actor=actor, reason="a test")
+        finally:
+            ports.close()
 
     def stage(
         self,
@@ -107,10 +120,11 @@ class World:
         run: str = "run_1",
         try_number: int = 1,
         function: Any = None,
+        clear_number: int = 0,
         **options: Any,
     ) -> Any:
         """Run one attempt of one stage, as one Airflow task try would."""
-        runner, ports = self.runner(stage, run, try_number)
+        runner, ports = self.runner(stage, run, try_number, clear_number)
         try:
             if stage == "extract":
                 return runner.extract()
@@ -124,12 +138,14 @@ class World:
         finally:
             ports.close()
 
-    def run(self, run: str = "run_1", function: Any = None, **options: Any) -> list[Any]:
+    def run(
+        self, run: str = "run_1", function: Any = None, clear_number: int = 0, **options: Any
+    ) -> list[Any]:
         """Run the three stages, as one DAG run would."""
         return [
-            self.stage("extract", run),
-            self.stage("transform", run, function=function, **options),
-            self.stage("load", run),
+            self.stage("extract", run, clear_number=clear_number),
+            self.stage("transform", run, function=function, clear_number=clear_number, **options),
+            self.stage("load", run, clear_number=clear_number),
         ]
 
     # --- looking at it -------------------------------------------------------------------------

@@ -46,7 +46,7 @@ SCRIPTS: Final = (read_script("airflow_checkpoint_etl.checkpoints", "postgres.sq
 # One stage's head, and its manifest as three arrays in the order of seq: one statement, one snapshot.
 _READ: Final = """
     select c.fence, c.incarnation, c.generation, c.seq, c.cursor, c.state_digest,
-        c.rows_in, c.rows, c.state, c.updated_at, c.digest, c.checksum,
+        c.swept, c.rows_in, c.rows, c.state, c.updated_at, c.digest, c.checksum,
         m.incarnations, m.seqs, m.entries
     from (values (1)) as always (one)
     left join checkpoint_etl.checkpoint as c
@@ -65,16 +65,16 @@ _READ: Final = """
 _ENSURE: Final = """
     insert into checkpoint_etl.checkpoint (
         pipeline, part, stage, fence, incarnation, generation, seq, cursor, state_digest,
-        rows_in, rows, updated_at, digest, checksum
+        swept, rows_in, rows, updated_at, digest, checksum
     )
-    values (%(pipeline)s, %(part)s, %(stage)s, 0, '', 0, 0, '', '', 0, 0, '', '', '')
+    values (%(pipeline)s, %(part)s, %(stage)s, 0, '', 0, 0, '', '', '', 0, 0, '', '', '')
     on conflict (pipeline, part, stage) do nothing
 """
 
 # The head alone, locked until the transaction ends.
 _LOCK: Final = """
     select fence, incarnation, generation, seq, cursor, state_digest,
-        rows_in, rows, state, updated_at, digest, checksum
+        swept, rows_in, rows, state, updated_at, digest, checksum
     from checkpoint_etl.checkpoint
     where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
     for update
@@ -85,7 +85,7 @@ _SET: Final = """
     update checkpoint_etl.checkpoint
     set fence = %(fence)s, incarnation = %(incarnation)s, generation = %(generation)s,
         seq = %(seq)s, cursor = %(cursor)s, state_digest = %(state_digest)s,
-        rows_in = %(rows_in)s, rows = %(rows)s, state = %(state)s,
+        swept = %(swept)s, rows_in = %(rows_in)s, rows = %(rows)s, state = %(state)s,
         updated_at = %(updated_at)s, digest = %(digest)s, checksum = %(checksum)s
     where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
 """
@@ -267,6 +267,7 @@ def _columns(checkpoint: Checkpoint, fence: int, digest: str = "") -> dict[str, 
         "seq": frontier.seq,
         "cursor": frontier.cursor,
         "state_digest": frontier.state_digest,
+        "swept": frontier.swept,
         "rows_in": checkpoint.rows_in,
         "rows": checkpoint.rows,
         "state": checkpoint.state,
@@ -284,9 +285,9 @@ def _unpack(stage: Stage, row: tuple[Any, ...] | None) -> _Stored | None:
     """
     if row is None or row[0] is None:
         return None
-    fence, incarnation, generation, seq, cursor, state_digest, *rest = row
+    fence, incarnation, generation, seq, cursor, state_digest, swept, *rest = row
     rows_in, rows, state, updated_at, digest, checksum = rest
-    frontier = Frontier(incarnation, generation, seq, cursor, state_digest)
+    frontier = Frontier(incarnation, generation, seq, cursor, state_digest, swept)
     checkpoint = Checkpoint(stage, frontier, rows_in, rows, updated_at, state)
     if record.checksum(checkpoint, fence, digest) != checksum:
         message = "the checkpoint fails its checksum"

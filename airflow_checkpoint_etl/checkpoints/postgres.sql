@@ -13,6 +13,7 @@ create table checkpoint_etl.checkpoint (
     seq bigint not null,
     cursor text not null,
     state_digest text not null,
+    swept text not null,
     rows_in bigint not null,
     rows bigint not null,
     state text,

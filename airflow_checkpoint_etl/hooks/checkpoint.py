@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import psycopg
     import redis
 
+    from airflow_checkpoint_etl.admin import Admin
     from airflow_checkpoint_etl.pipeline import Pipeline
     from airflow_checkpoint_etl.ports import CheckpointStore, LaneState, StagingArea
     from airflow_checkpoint_etl.warehouses.ledger import Ledger
@@ -119,6 +120,30 @@ class CheckpointHook(BaseHook):
             f"the connection is of type {kind!r}; checkpoints are kept in redis or postgres",
             "point it at a connection of one of these types",
         )
+
+    @contextlib.contextmanager
+    def admin(self, *, actor: str, reason: str, part: str = "default") -> Iterator[Admin]:
+        """Give the commands over one lane, until the block ends.
+
+        Args:
+            actor: who acts, for the audit.
+            reason: why, for the audit.
+            part: the part's key.
+        """
+        from airflow_checkpoint_etl.admin import Admin  # noqa: PLC0415
+
+        ports = self.ports()
+        try:
+            steward = getattr(ports.warehouse, "admin", None)
+            if steward is None:
+                message = (
+                    f"{self.pipeline.pipeline_id}: its warehouse is in memory and has no commands"
+                )
+                raise PreflightError(message)
+            lane = Lane(self.pipeline.pipeline_id, part)
+            yield Admin(ports, steward, lane, actor=actor, reason=reason)
+        finally:
+            ports.close()
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.columns import field_of
 from airflow_checkpoint_etl.errors import PreflightError
-from airflow_checkpoint_etl.ports import Read, SourceFacts
+from airflow_checkpoint_etl.ports import Bound, Read, SourceFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.ports import Sweep
 
 _PG_TYPES: Final[dict[type, str]] = {
     bool: "boolean",
@@ -83,11 +84,16 @@ class InMemorySource:
             raise PreflightError(message)
         return SourceFacts({}, "none", "exactly-once (in memory)", cursors.BEGIN)
 
-    def settle(self, after: str) -> str:
+    def settle(self, after: str) -> Bound:
         """Return the last row's position; ``after`` when there is none beyond it."""
         ordered = self._ordered()
         last = self._position(ordered[-1]) if ordered else after
-        return last if not self.at_or_past(after, last) else after
+        return Bound(last if not self.at_or_past(after, last) else after)
+
+    def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
+        """Refuse: rows in a list are all settled, so there is nothing to sweep."""
+        message = f"rows in memory are never swept (from {swept!r} to {goal!r} below {upto})"
+        raise PreflightError(message)
 
     def read(self, low: str, target: str) -> Read:
         """Read the next chunk of ``(low, target]``."""

@@ -14,6 +14,7 @@ from airflow_checkpoint_etl.errors import (
     FencedError,
     ManifestConflictError,
     PipelineChangedError,
+    RewindError,
     RewoundError,
     StageBusyError,
     UpstreamLostError,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import LaneSpec, Run
+    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Run
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
 
 
@@ -77,7 +78,8 @@ class InMemoryWarehouse:
             if stage is Stage.LOAD:
                 lane = self._lanes[spec.lane]
                 self._lanes[spec.lane] = replace(lane, load_fence=fence + 1)
-            return Claim(spec.lane, stage, fence + 1, owner)
+            incarnation = self._lanes[spec.lane].frontier.incarnation
+            return Claim(spec.lane, stage, fence + 1, owner, incarnation)
 
     def heartbeat(self, claim: Claim, lease: dt.timedelta) -> bool:
         """Extend the lease; False when a newer fence was handed out."""
@@ -118,6 +120,15 @@ class InMemoryWarehouse:
         """Mark this DAG run done on its lane."""
         self._change(claim, done=True)
 
+    def reprocess(self, claim: Claim, run: Run) -> Claim:  # noqa: ARG002
+        """Refuse: rows in a list do not say which chunk they came from."""
+        message = 'on_clear="reprocess" cannot be tried in memory; use a PostgreSQL warehouse'
+        raise RewindError(message)
+
+    def resync(self, claim: Claim, floor: Floor) -> Claim:  # noqa: ARG002
+        """Go on: what is in memory was never restored."""
+        return claim
+
     def _change(self, claim: Claim, **changes: Any) -> None:
         key = (claim.lane, claim.owner.dag_id, claim.owner.run_id)
         with self._lock:
@@ -152,7 +163,11 @@ class InMemoryWarehouse:
             if (at.seq + 1, at.cursor, at.state_digest) != (chunk.seq, chunk.low, chunk.state_in):
                 raise ManifestConflictError
             frontier = replace(
-                at, seq=chunk.seq, cursor=chunk.high, state_digest=chunk.state_digest
+                at,
+                seq=chunk.seq,
+                cursor=chunk.high,
+                state_digest=chunk.state_digest,
+                swept=chunk.swept or at.swept,
             )
             self._write(list(to_records(table)))
             self.ledger.append(chunk)

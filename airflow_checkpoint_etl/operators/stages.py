@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -17,7 +17,7 @@ from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
 from airflow_checkpoint_etl.operators.asset import pipeline_alias
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
-from airflow_checkpoint_etl.runner import Attempt, StageRunner
+from airflow_checkpoint_etl.runner import Attempt, OnClear, OnRestored, StageRunner
 from airflow_checkpoint_etl.settings import Settings
 from airflow_checkpoint_etl.triggers.checkpoint import StageFreeTrigger
 
@@ -67,6 +67,7 @@ class CheckpointStageOperator(BaseOperator):
         self.on_busy = on_busy
         self.busy_timeout = busy_timeout
         self._runner: StageRunner | None = None
+        self._killed = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the stage to the run's target and return a small summary.
@@ -85,6 +86,7 @@ class CheckpointStageOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the running statement; the runner then ends and releases its lease."""
+        self._killed = True
         if self._runner is not None:
             self._runner.stop()
 
@@ -96,6 +98,8 @@ class CheckpointStageOperator(BaseOperator):
             ports = CheckpointHook(self.pipeline).ports()
             try:
                 self._runner = StageRunner(ports, self._attempt(context))
+                if self._killed:  # while the ports were being made
+                    self._runner.stop()
                 summary = self._run(self._runner)
             finally:
                 ports.close()
@@ -130,10 +134,12 @@ class CheckpointStageOperator(BaseOperator):
             lease=settings.lease,
             grace=dt.timedelta(seconds=self.pipeline.staging_grace),
             progress_seconds=settings.progress_seconds,
-            **self._budget(),
+            settings=self.pipeline.settings(),
+            **self._options(),
         )
 
-    def _budget(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
+        """What this stage alone can be told."""
         return {}
 
     def _run(self, runner: StageRunner) -> Summary:
@@ -161,12 +167,29 @@ class CheckpointStageOperator(BaseOperator):
                 warehouse_conn_id=self.pipeline.warehouse.conn_id,
                 pipeline_id=self.pipeline.pipeline_id,
                 part=self.part,
-                stage=self.stage.value,
+                stage=busy.stage or self.stage.value,
                 poll_seconds=Settings.load().busy_poll_seconds,
             ),
             method_name="resume",
             kwargs={"waiting_since": since.isoformat()},
             timeout=timeout,
+        )
+
+
+def check_reprocess(on_clear: str, pipeline: Pipeline) -> None:
+    """Refuse a reprocessing that could not take rows back.
+
+    Raises:
+        ConfigurationError: the target keeps no lineage and is appended to.
+    """
+    warehouse = pipeline.warehouse
+    if on_clear == "reprocess" and warehouse.write == "append" and warehouse.lineage == "never":
+        msg = "on_clear"
+        raise invalid(
+            msg,
+            on_clear,
+            'an append with lineage="never" cannot tell which rows to take back',
+            'pass lineage="auto" or "always" on the warehouse, or write="upsert"',
         )
 
 
@@ -177,22 +200,48 @@ class CheckpointExtractOperator(CheckpointStageOperator):
         max_rows: a budget: stop after about this many rows; the run then ends there, and the next
             run goes on. None: no limit.
         max_seconds: the same in seconds.
+        on_clear: what a clear of this task does when its DAG run is loaded to the end: ``"resume"``
+            (nothing is left to do), ``"fail"``, or ``"reprocess"``: the rows of this run and of all
+            later ones are taken back and loaded again (clear it with Downstream).
+        on_warehouse_restored: what to do when the checkpoint store is ahead of the warehouse:
+            ``"fail"``, or ``"resync"``: go on from where the warehouse is.
     """
 
     stage = Stage.EXTRACT
 
     def __init__(
-        self, *, max_rows: int | None = None, max_seconds: float | None = None, **kwargs: Any
+        self,
+        *,
+        max_rows: int | None = None,
+        max_seconds: float | None = None,
+        on_clear: OnClear = "resume",
+        on_warehouse_restored: OnRestored = "fail",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for name, choice, choices in (
+            ("on_clear", on_clear, get_args(OnClear)),
+            ("on_warehouse_restored", on_warehouse_restored, get_args(OnRestored)),
+        ):
+            if choice not in choices:
+                rule = f"must be one of {', '.join(choices)}"
+                raise invalid(name, choice, rule, "choose one of them")
+        check_reprocess(on_clear, self.pipeline)
+        self.on_clear = on_clear
+        self.on_warehouse_restored = on_warehouse_restored
         for name, value in (("max_rows", max_rows), ("max_seconds", max_seconds)):
             if value is not None and value <= 0:
                 raise invalid(name, value, "must be positive", "pass a number above zero or None")
         self.max_rows = max_rows
         self.max_seconds = max_seconds
 
-    def _budget(self) -> dict[str, Any]:
-        return {"max_rows": self.max_rows, "max_seconds": self.max_seconds}
+    def _options(self) -> dict[str, Any]:
+        return {
+            "max_rows": self.max_rows,
+            "max_seconds": self.max_seconds,
+            "on_clear": self.on_clear,
+            "on_warehouse_restored": self.on_warehouse_restored,
+        }
 
     def _run(self, runner: StageRunner) -> Summary:
         return runner.extract()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
-from airflow_checkpoint_etl.ports import Read
+from airflow_checkpoint_etl.ports import Bound, Read
 from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight
 from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.interrupt import Interruptible
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
-    from airflow_checkpoint_etl.ports import SourceFacts
+    from airflow_checkpoint_etl.ports import SourceFacts, Sweep
     from airflow_checkpoint_etl.sources.planning import Plan
 
 T = TypeVar("T")
@@ -72,14 +72,14 @@ class PostgresReader:
         start = preflight.encode_start(self._session, plan, self._start_after)
         return preflight.facts(self._session, plan, self._settling(), start)
 
-    def settle(self, after: str) -> str:
+    def settle(self, after: str) -> Bound:
         """Return the highest cursor below which no more rows can appear; ``after`` if none is new.
 
         Raises:
             SettleTimeoutError: transactions that may still write did not end; names them.
         """
 
-        def work() -> str:
+        def work() -> Bound:
             settling = self._settling()
             settler = Settler(
                 session=self._session,
@@ -89,7 +89,7 @@ class PostgresReader:
                 roots=settling.roots,
                 timeout=self._config.settle_timeout,
             )
-            return settler.settle(after)
+            return Bound(settler.settle(after))
 
         return self._steadily(work)
 
@@ -122,6 +122,10 @@ class PostgresReader:
             return Read(arrow.carried(fetched.table, plan.columns), high)
 
         return self._steadily(work)
+
+    def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
+        """Read late rows at or below ``upto``."""
+        raise NotImplementedError
 
     def at_or_past(self, position: str, target: str) -> bool:
         """Whether ``position`` is at or past ``target``, in the source's own order."""

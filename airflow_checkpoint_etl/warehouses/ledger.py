@@ -139,7 +139,7 @@ class Ledger:
             )
             raise UpstreamLostError(message)
         fingerprint, identity = row[8], json.loads(row[9])
-        if fingerprint != spec.fingerprint:
+        if fingerprint not in {"", spec.fingerprint}:  # empty after a reset
             message = (
                 f"{spec.lane}: the cursor, source, target, key or filter is not the one its checkpoint "
                 f"was made with (stored fingerprint {fingerprint[:12]}, now {spec.fingerprint[:12]}); "
@@ -147,6 +147,15 @@ class Ledger:
             )
             raise PipelineChangedError(message)
         self._check_source(spec, identity)
+        if spec.settings:
+            self._session.rows(
+                SQL["note_pipeline"],
+                _key(spec.lane)
+                | {
+                    "settings": json.dumps(dict(spec.settings), sort_keys=True),
+                    "fingerprint": spec.fingerprint,
+                },
+            )
 
     def _check_source(self, spec: LaneSpec, stored: dict[str, str]) -> None:
         if not spec.source_identity:
@@ -191,11 +200,24 @@ class Ledger:
             key | _task(owner) | {"ti_id": owner.ti_id, "host": owner.host, "lease": lease},
         )
         if row is None:
-            raise StageBusyError(self._busy(key, lane, stage))
-        claim = Claim(lane, stage, int(row[0]), owner)
+            raise StageBusyError(self._busy(key, lane, stage), stage.value)
+        fence = int(row[0])
+        claim = Claim(lane, stage, fence, owner, self._incarnation(lane, stage, fence))
         if stage is Stage.LOAD:
             self._take_lane(claim)
         return claim
+
+    def _incarnation(self, lane: Lane, stage: Stage, fence: int) -> str:
+        """The lane's life in which the fence was handed out; read while nobody has a newer one."""
+        parameters = _key(lane) | {"stage": stage.value, "fence": fence}
+        row = self._session.row(SQL["claimed_incarnation"], parameters)
+        if row is None:
+            message = (
+                f"{stage} of {lane} was taken over, or the lane rewound or removed, at the moment "
+                f"this attempt acquired it (fence {fence}); this attempt stops and has written nothing"
+            )
+            raise FencedError(message)
+        return str(row[0])
 
     def _busy(self, key: dict[str, Any], lane: Lane, stage: Stage) -> str:
         row = self._session.row(SQL["stage_owner"], key)
@@ -295,6 +317,7 @@ class Ledger:
                 "incarnation": run.incarnation,
                 "low": run.low,
                 "target": run.target,
+                "swept": run.swept,
                 "clear_number": claim.owner.clear_number,
                 "settled_ago": run.settled_ago,
                 "fence": claim.fence,
@@ -344,10 +367,11 @@ def _fenced(claim: Claim) -> str:
 def _lane_state(row: Row) -> LaneState:
     incarnation, generation, seq, at, state_digest, rows_total, load_fence, target_oid = row[:8]
     return LaneState(
-        frontier=Frontier(incarnation, generation, seq, at, state_digest),
+        frontier=Frontier(incarnation, generation, seq, at, state_digest, swept=row[12]),
         state=row[10],
         rows_total=rows_total,
         load_fence=load_fence,
         target_oid=target_oid,
         updated_at=row[11].isoformat(),
+        settings=row[13],
     )

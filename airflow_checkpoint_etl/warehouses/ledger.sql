@@ -11,11 +11,12 @@ create table checkpoint_etl.lane (
     cursor          text        not null,            -- type-tagged text, e.g. i8:812000
     state_digest    text        not null default '', -- transform state at the frontier
     load_fence      bigint      not null default 0,  -- newest load attempt
-    swept           text,                            -- snapshot xmin up to which late rows were swept
+    swept           text        not null default '', -- how far late rows were swept (sweep.py)
     rows_total      bigint      not null default 0,  -- rows loaded in this generation
     target_oid      oid,
     source_identity jsonb       not null default '{}',
     fingerprint     text        not null,            -- of cursor, source, target and filter
+    settings        jsonb       not null default '{}', -- of the pipeline, for people and for admin
     created_at      timestamptz not null default clock_timestamp(),
     updated_at      timestamptz not null default clock_timestamp(),
     primary key (pipeline, part)
@@ -49,6 +50,7 @@ create table checkpoint_etl.run (
     incarnation  text        not null,
     low          text        not null,
     target       text        not null,
+    swept        text        not null default '',    -- how far late rows are to be swept
     clear_number integer     not null default 0,
     done         boolean     not null default false,
     settled_at   timestamptz not null default clock_timestamp(),
@@ -73,6 +75,7 @@ create table checkpoint_etl.ledger (
     input_digest  text        not null,  -- of the extracted file
     state_digest  text        not null default '',
     state         text,                  -- the transform's state after this chunk, JSON
+    swept         text        not null default '', -- how far late rows were swept after this chunk
     schema_digest text        not null default '',
     fence         bigint      not null,
     dag_id        text        not null,
@@ -83,8 +86,12 @@ create table checkpoint_etl.ledger (
     xid           xid8        not null default pg_current_xact_id(),
     started_at    timestamptz not null default clock_timestamp(),  -- when its transaction began to write
     loaded_at     timestamptz not null default clock_timestamp(),
+    rewound_at    timestamptz,           -- when a rewind took its rows back; null while it counts
     unique (pipeline, part, incarnation, seq)
 );
+-- Whatever lives a lane has had: one chunk that counts per number.
+create unique index ledger_chain on checkpoint_etl.ledger (pipeline, part, seq)
+    where rewound_at is null;
 create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
 create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
 

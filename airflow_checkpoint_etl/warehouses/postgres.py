@@ -24,6 +24,7 @@ from airflow_checkpoint_etl.ports import Loaded
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
+from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
 from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, LaneSpec, LaneState, Run
+    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Run
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
 
@@ -58,6 +59,7 @@ class PostgresWarehouseAdapter:
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)
         self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
+        self._admin = LaneAdmin(self._control, config.lock_timeout)
         self._schema: pa.Schema | None = None
         self._schema_digest = ""
         self._target_oid: int | None = None
@@ -159,6 +161,19 @@ class PostgresWarehouseAdapter:
         """Mark this DAG run done on its lane."""
         self._ledger.finish(claim)
 
+    def reprocess(self, claim: Claim, run: Run) -> Claim:
+        """Rewind the lane to the run's low, and have the run load up to the old load frontier."""
+        return self._admin.reprocess(claim, run)
+
+    def resync(self, claim: Claim, floor: Floor) -> Claim:
+        """Begin a new life at the warehouse's own frontier."""
+        return self._admin.resync(claim, floor)
+
+    @property
+    def admin(self) -> LaneAdmin:
+        """What people do to a lane beside loading it."""
+        return self._admin
+
     def loaded_in_run(self, claim: Claim) -> int:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
         return self._ledger.loaded_in_run(claim)
@@ -178,7 +193,7 @@ class PostgresWarehouseAdapter:
             failpoint("load.before_advance")
             row = self._data.row(SQL["advance_lane"], self._move(claim, chunk))
             if row is not None:
-                ledger_id, generation = row
+                ledger_id, generation, swept = row
                 failpoint("load.before_rows")
                 written = self._write(table, ledger_id)
                 failpoint("load.after_rows")
@@ -195,7 +210,7 @@ class PostgresWarehouseAdapter:
             return self._explain(claim, chunk)
         failpoint("load.after_commit")
         frontier = Frontier(
-            chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest
+            chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest, swept
         )
         return Loaded(frontier, chunk.rows, ledger_id)
 
@@ -225,6 +240,8 @@ class PostgresWarehouseAdapter:
             "state_in": chunk.state_in,
             "state_digest": chunk.state_digest,
             "state": chunk.state,
+            "swept_in": chunk.swept_in,
+            "swept": chunk.swept,
             "rows_in": chunk.rows_in,
             "rows": chunk.rows,
             "digest": chunk.digest,

@@ -1,12 +1,21 @@
 -- Named statements over the ledger; each starts at its "name" line.
 
 -- name: create_lane
--- A lane starts where it is told to; an existing one is left as it is.
-insert into checkpoint_etl.lane
-    (pipeline, part, incarnation, cursor, source_identity, fingerprint)
-values
-    (%(pipeline)s, %(part)s, %(incarnation)s, %(cursor)s, %(source_identity)s::jsonb, %(fingerprint)s)
-on conflict do nothing;
+-- A lane starts where it is told to; an existing one is left as it is. Chunks of a lane that was
+-- removed by hand count no more.
+with made as (
+    insert into checkpoint_etl.lane
+        (pipeline, part, incarnation, cursor, source_identity, fingerprint)
+    values
+        (%(pipeline)s, %(part)s, %(incarnation)s, %(cursor)s, %(source_identity)s::jsonb,
+         %(fingerprint)s)
+    on conflict do nothing
+    returning pipeline, part
+)
+update checkpoint_etl.ledger
+set rewound_at = clock_timestamp()
+from made
+where ledger.pipeline = made.pipeline and ledger.part = made.part and ledger.rewound_at is null;
 
 -- name: create_stage
 -- The stage row that hands out fences.
@@ -28,6 +37,14 @@ where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
        or lease_until is null
        or lease_until < clock_timestamp())
 returning fence;
+
+-- name: claimed_incarnation
+-- The lane's life at a moment when the fence was still the newest: the one it was acquired in.
+select lane.incarnation
+from checkpoint_etl.lane
+join checkpoint_etl.stage using (pipeline, part)
+where pipeline = %(pipeline)s and part = %(part)s and stage.stage = %(stage)s
+  and stage.fence = %(fence)s;
 
 -- name: stage_owner
 -- Who has the stage, and for how many more seconds.
@@ -76,9 +93,8 @@ select lane.incarnation, lane.generation, lane.seq, lane.cursor, lane.state_dige
         from checkpoint_etl.ledger
         where ledger.pipeline = lane.pipeline and ledger.part = lane.part
           and ledger.seq = lane.seq and ledger.state_digest = lane.state_digest
-        order by ledger.id desc
-        limit 1),
-       lane.updated_at
+          and ledger.rewound_at is null),
+       lane.updated_at, lane.swept, lane.settings
 from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s;
 
@@ -97,9 +113,17 @@ update checkpoint_etl.lane
 set source_identity = %(source_identity)s::jsonb
 where pipeline = %(pipeline)s and part = %(part)s;
 
+-- name: note_pipeline
+-- What the pipeline is now, for people and for admin; after a reset also what must not change.
+update checkpoint_etl.lane
+set settings = %(settings)s::jsonb,
+    fingerprint = case when fingerprint = '' then %(fingerprint)s else fingerprint end
+where pipeline = %(pipeline)s and part = %(part)s
+  and (settings <> %(settings)s::jsonb or fingerprint = '');
+
 -- name: read_run
 -- This DAG run's goal.
-select low, target, incarnation, done
+select low, target, incarnation, swept, done, clear_number
 from checkpoint_etl.run
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
 
@@ -107,9 +131,10 @@ where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and ru
 -- Store the goal under this extract's fence. An unfinished run of this life keeps its target.
 -- settled_at is when the bound was taken: what commits while settling waits may be above it.
 insert into checkpoint_etl.run
-    (pipeline, part, dag_id, run_id, incarnation, low, target, clear_number, settled_at)
+    (pipeline, part, dag_id, run_id, incarnation, low, target, swept, clear_number, settled_at)
 select %(pipeline)s, %(part)s, %(dag_id)s, %(run_id)s, %(incarnation)s, %(low)s, %(target)s,
-       %(clear_number)s, clock_timestamp() - make_interval(secs => %(settled_ago)s)
+       %(swept)s, %(clear_number)s,
+       coalesce(clock_timestamp() - make_interval(secs => %(settled_ago)s), 'epoch')
 from checkpoint_etl.stage
 where pipeline = %(pipeline)s and part = %(part)s and stage = 'extract' and fence = %(fence)s
 on conflict (pipeline, part, dag_id, run_id) do update
@@ -117,13 +142,15 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
                then excluded.low else run.low end,
     target = case when run.done or run.incarnation <> excluded.incarnation
                   then excluded.target else run.target end,
+    swept = case when run.done or run.incarnation <> excluded.incarnation
+                 then excluded.swept else run.swept end,
     settled_at = case when run.done or run.incarnation <> excluded.incarnation
                       then excluded.settled_at else run.settled_at end,
     incarnation = excluded.incarnation,
     clear_number = excluded.clear_number,
     done = false,
     finished_at = null
-returning low, target, incarnation, done;
+returning low, target, incarnation, swept, done, clear_number;
 
 -- name: shorten_target
 -- A budgeted extract stopped before its target: the run ends where it stopped. There are rows above
@@ -168,22 +195,24 @@ select set_config('synchronous_commit', 'on', true),
 with moved as (
     update checkpoint_etl.lane
     set seq = %(seq)s, cursor = %(high)s, state_digest = %(state_digest)s,
+        swept = case when %(swept)s = '' then swept else %(swept)s end,
         rows_total = rows_total + %(rows)s, target_oid = coalesce(%(target_oid)s::oid, target_oid),
         updated_at = clock_timestamp()
     where pipeline = %(pipeline)s and part = %(part)s
       and incarnation = %(incarnation)s and load_fence = %(fence)s
       and seq = %(seq)s - 1 and cursor = %(low)s and state_digest = %(state_in)s
-    returning generation
+      and (%(swept)s = '' or swept = %(swept_in)s)
+    returning generation, swept
 )
 insert into checkpoint_etl.ledger
     (pipeline, part, incarnation, generation, seq, low, high, rows_in, rows, digest, input_digest,
-     state_digest, state, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
+     state_digest, state, swept, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
 select %(pipeline)s, %(part)s, %(incarnation)s, moved.generation, %(seq)s, %(low)s, %(high)s,
        %(rows_in)s, %(rows)s, %(digest)s, %(input_digest)s, %(state_digest)s, %(state)s,
-       %(schema_digest)s, %(fence)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
+       moved.swept, %(schema_digest)s, %(fence)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
        %(try_number)s
 from moved
-returning id, generation;
+returning id, generation, swept;
 
 -- name: stamp_ledger
 -- When the rows were in, just before the commit.

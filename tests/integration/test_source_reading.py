@@ -48,7 +48,7 @@ def comparable(table: pa.Table) -> pa.Table:
 
 def read_all(reader: PostgresReader, start: str = BEGIN) -> tuple[pa.Table, list[str]]:
     """Read everything beyond ``start``; check that the chunks tile it and can be read again."""
-    target = reader.settle(start)
+    target = reader.settle(start).target
     tables, ends = [], [start]
     while ends[-1] != target:
         assert not reader.at_or_past(ends[-1], target)
@@ -87,7 +87,7 @@ def test_rows_that_vanished_below_the_target_still_end_at_the_target(database, r
     database.execute("create table t (id int primary key)")
     database.execute("insert into t select generate_series(1, 10)")
     reader = reader_of(table="t")
-    target = reader.settle(BEGIN)
+    target = reader.settle(BEGIN).target
     database.execute("delete from t where id > 5")
     chunk = reader.read("i4:5", target)
     assert chunk.table.num_rows == 0
@@ -97,8 +97,8 @@ def test_rows_that_vanished_below_the_target_still_end_at_the_target(database, r
 
 def test_an_empty_table_has_nothing_to_settle(database, reader_of):
     database.execute("create table t (id int primary key)")
-    assert reader_of(table="t").settle(BEGIN) == BEGIN
-    assert reader_of(table="t").settle("i4:7") == "i4:7"
+    assert reader_of(table="t").settle(BEGIN).target == BEGIN
+    assert reader_of(table="t").settle("i4:7").target == "i4:7"
 
 
 def test_chunks_are_bounded_by_bytes_and_the_next_limit_learns_from_them(database, reader_of):
@@ -107,7 +107,7 @@ def test_chunks_are_bounded_by_bytes_and_the_next_limit_learns_from_them(databas
         "insert into t select i, repeat(md5(i::text), 32768) from generate_series(1, 40) i"
     )
     reader = reader_of(table="t", chunk_bytes="8MiB")
-    target = reader.settle(BEGIN)
+    target = reader.settle(BEGIN).target
     first = reader.read(BEGIN, target)
     assert 1 <= first.table.num_rows <= 8
     assert first.table.nbytes <= 8 << 20
@@ -234,12 +234,12 @@ def test_a_cursor_value_outside_the_calendar_is_an_error_that_names_its_column(d
         database.execute("create table t (k date primary key)")
         database.execute("insert into t values (%s)", value)
         with pytest.raises(ValueNotCarriedError, match="cursor column k"):
-            reader_of(table="t", cursor="k").settle(BEGIN)
+            reader_of(table="t", cursor="k").settle(BEGIN).target
     database.execute("drop table t")
     database.execute("create table t (k numeric primary key)")
     database.execute("insert into t values ('NaN')")
     with pytest.raises(ValueNotCarriedError, match="cursor column k"):
-        reader_of(table="t", cursor="k").settle(BEGIN)
+        reader_of(table="t", cursor="k").settle(BEGIN).target
 
 
 def test_partitions_views_foreign_partitions_and_queries_are_read_alike(
@@ -470,7 +470,7 @@ def test_a_value_arrow_cannot_hold_is_refused_by_column_and_travels_as_text(data
         database.execute(f"insert into {table} values (1, null), (2, %s), (3, null)", value)
         reader = reader_of(table=table)
         with pytest.raises(ValueNotCarriedError, match=r'column odd .*text_columns=\("odd",\)'):
-            reader.read(BEGIN, reader.settle(BEGIN))
+            reader.read(BEGIN, reader.settle(BEGIN).target)
         rows, _ = read_all(reader_of(table=table, text_columns=("odd",)))
         found = rows["odd"].to_pylist()[1]
         same = f"select odd = %s::{pg_type} from {table} where id = 2"
@@ -522,9 +522,9 @@ def test_a_slow_read_is_cancelled_and_stays_so(database, reader_of):
     reader = reader_of(table="t", where=SLOW)
     cancelled_within(reader, lambda: reader.read(BEGIN, "i4:1"), 2)
     with pytest.raises(CancelledError):
-        reader.settle(BEGIN)
+        reader.settle(BEGIN).target
     reader = reader_of(table="t", where=SLOW)
-    cancelled_within(reader, lambda: reader.settle(BEGIN), 2)
+    cancelled_within(reader, lambda: reader.settle(BEGIN).target, 2)
     assert database.execute("select count(*) from pg_stat_activity where state = 'active'") == [
         (1,)
     ]
@@ -562,7 +562,7 @@ def test_lost_connections_are_opened_again(database, reader_of):
     database.execute("insert into t select i, i from generate_series(1, 30) i")
     slow = "pg_sleep(case when id > 20 then 0.05 else 0 end)::text is not null"
     reader = reader_of(table="t", chunk_rows=10, where=slow)
-    target = reader.settle(BEGIN)
+    target = reader.settle(BEGIN).target
     assert reader.read(BEGIN, target).high == "i4:10"
     assert database.execute(END_THEM) == [(2,)]
     assert reader.read("i4:10", target).high == "i4:20"
@@ -581,7 +581,7 @@ def test_lost_connections_are_opened_again(database, reader_of):
     helper.join()
     assert ended == [(2,)]
     assert database.execute(END_THEM) == [(2,)]
-    assert reader.settle("i4:20") == "i4:30"
+    assert reader.settle("i4:20").target == "i4:30"
 
 
 def test_a_server_that_is_gone_is_a_retryable_error_without_a_password(reader_of, database):

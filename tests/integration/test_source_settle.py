@@ -86,7 +86,7 @@ def test_an_uncommitted_earlier_insert_is_waited_for_and_then_read(
         writer.commit()
     target = settled.result(10)
     assert ids(reader, BEGIN, target) == list(range(1, 13))
-    assert reader.settle(target) == target
+    assert reader.settle(target).target == target
 
 
 @BOTH
@@ -124,7 +124,7 @@ def test_writers_that_start_later_do_not_prolong_the_wait(database, source, back
         assert set(range(1, 11)) <= set(first_run) <= set(range(1, 12))
         assert 12 not in first_run
     time.sleep(settle.MARGIN_SECONDS + 0.2)
-    second_run = ids(reader, target, reader.settle(target))
+    second_run = ids(reader, target, reader.settle(target).target)
     assert sorted(first_run + second_run) == list(range(1, 13))
 
 
@@ -250,13 +250,13 @@ def test_every_part_of_the_listing_is_needed(
     with monkeypatch.context() as patch:
         patch.setattr(queries, "load", lambda file: files.get(file) or load(file))
         hasty = source(**BY_ID, settle_timeout=5, unique=True)
-        target = hasty.settle(BEGIN)
+        target = hasty.settle(BEGIN).target
         assert 100 not in ids(hasty, BEGIN, target)
     patient = source(**BY_ID, unique=True)
     settled = background.submit(patient.settle, BEGIN)
     assert is_waiting(settled)
     finish()
-    assert hasty.settle(target) == target  # and so the row is lost
+    assert hasty.settle(target).target == target  # and so the row is lost
     assert 100 in ids(patient, BEGIN, settled.result(10))
 
 
@@ -265,7 +265,7 @@ def test_locks_do_not_wait_for_readers_and_writers_of_other_tables(database, sou
         other.execute("select * from t")
         other.execute("insert into elsewhere (v) values ('x')")
         started = time.monotonic()
-        assert source(**BY_ID).settle(BEGIN) == "i8:10"
+        assert source(**BY_ID).settle(BEGIN).target == "i8:10"
         assert time.monotonic() - started < 5
 
 
@@ -276,7 +276,9 @@ def test_transactions_wait_for_any_transaction_of_this_database_only(
     reader = source(**BY_TIME)
     with other_database.connect() as distant, database.connect() as idle:
         distant.execute("select 1")
-        assert reader.settle(BEGIN).endswith('"i8:10"]')  # and an idle connection holds nothing
+        assert reader.settle(BEGIN).target.endswith(
+            '"i8:10"]'
+        )  # and an idle connection holds nothing
         idle.execute("select 1")
         settled = background.submit(reader.settle, BEGIN)
         assert is_waiting(settled)
@@ -287,26 +289,26 @@ def test_transactions_wait_for_any_transaction_of_this_database_only(
 def test_nothing_new_waits_for_nobody(database, source):
     with database.connect() as writer:
         writer.execute(OLD)
-        assert source(**BY_ID).settle("i8:10") == "i8:10"
+        assert source(**BY_ID).settle("i8:10").target == "i8:10"
         last = database.execute("select max(at) from t")[0][0]
         at = f'["tz:{last.isoformat(timespec="microseconds")[:26]}Z","i8:10"]'
-        assert source(**BY_TIME).settle(at) == at
+        assert source(**BY_TIME).settle(at).target == at
 
 
 def test_a_transactions_bound_stays_a_second_behind_the_clock(database, source):
     reader = source(**BY_TIME)
     database.execute("insert into t (v) values ('just now')")
     database.execute("insert into t (at) values (now() + interval '1 hour')")
-    first = reader.settle(BEGIN)
+    first = reader.settle(BEGIN).target
     assert first.endswith('"i8:10"]')
     time.sleep(settle.MARGIN_SECONDS + 0.1)
-    assert reader.settle(first).endswith('"i8:11"]')
+    assert reader.settle(first).target.endswith('"i8:11"]')
 
 
 def test_a_row_filter_bounds_the_target(database, source):
     reader = source(**BY_ID, where="id <= 5")
-    assert reader.settle(BEGIN) == "i8:5"
-    assert reader.settle("i8:5") == "i8:5"
+    assert reader.settle(BEGIN).target == "i8:5"
+    assert reader.settle("i8:5").target == "i8:5"
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Pacific/Kiritimati"])
@@ -345,7 +347,7 @@ def test_a_timeout_names_who_is_waited_for(database, source, cursor):
         other.execute("insert into t (v) values ('secret')")
         other.execute(f"prepare transaction '{gid}'")
         with pytest.raises(SettleTimeoutError) as caught:
-            reader.settle(BEGIN)
+            reader.settle(BEGIN).target
         writer.rollback()
     database.execute(f"rollback prepared '{gid}'")
     message = str(caught.value)
@@ -368,9 +370,9 @@ def test_a_role_that_may_only_select_settles_too(database, source, background):
             with closing(reader), database.connect() as writer:
                 writer.execute(OLD)
                 with pytest.raises(SettleTimeoutError, match=f"pid {writer.info.backend_pid} "):
-                    reader.settle(BEGIN)
+                    reader.settle(BEGIN).target
                 writer.rollback()
-                assert reader.settle(BEGIN).endswith(("i8:10", '"i8:10"]'))
+                assert reader.settle(BEGIN).target.endswith(("i8:10", '"i8:10"]'))
     finally:
         database.execute(f"drop owned by {name}")
         database.execute(f"drop role {name}")
@@ -384,7 +386,7 @@ def test_a_wait_can_be_cancelled(database, source, cursor):
         threading.Timer(0.5, reader.cancel).start()
         started = time.monotonic()
         with pytest.raises(CancelledError):
-            reader.settle(BEGIN)
+            reader.settle(BEGIN).target
         assert time.monotonic() - started < 2.5
         writer.rollback()
 
@@ -463,13 +465,13 @@ def run_writers_and_read(database, reader) -> tuple[list[int], list[int]]:
         found: list[int] = []
         low, rounds = BEGIN, 0
         while not all(writer.done() for writer in writers):
-            target = reader.settle(low)
+            target = reader.settle(low).target
             found += ids(reader, low, target)
             low, rounds = target, rounds + 1
         for writer in writers:
             writer.result()
     time.sleep(settle.MARGIN_SECONDS + 0.2)
-    found += ids(reader, low, reader.settle(low))
+    found += ids(reader, low, reader.settle(low).target)
     assert rounds > 10
     return [row[0] for row in database.execute("select id from t order by id")], found
 
@@ -490,7 +492,7 @@ def test_the_same_writers_make_rows_disappear_without_settling(database, source,
 
 def test_a_reader_that_finds_itself_on_a_standby_stops_settling(database, source, monkeypatch):
     reader = source(**BY_ID)
-    target = reader.settle(BEGIN)
+    target = reader.settle(BEGIN).target
     monkeypatch.setattr(catalog, "is_standby", lambda session: True)
     with pytest.raises(PreflightError, match="standby"):
-        reader.settle(target)
+        reader.settle(target).target

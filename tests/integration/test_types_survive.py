@@ -217,7 +217,7 @@ class Course:
         )
         reader = PostgresReader(source, self.connect)
         try:
-            high = reader.settle(BEGIN)
+            high = reader.settle(BEGIN).target
             at = BEGIN
             while at != high:
                 read = reader.read(at, high)

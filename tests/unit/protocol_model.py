@@ -334,9 +334,14 @@ class Model:
             yield from self._rewinds(state)
 
     def _rewinds(self, state: State) -> Iterator[Step]:
-        boundaries = [(0, START, NO_STATE)]
-        boundaries += [(chunk.seq, chunk.high, chunk.state_digest) for chunk in state.loaded]
-        for _, to, _ in boundaries:
+        lane = state.lane
+        boundaries = [Frontier(lane.incarnation, lane.generation, 0, START)]
+        boundaries += [
+            Frontier(lane.incarnation, lane.generation, chunk.seq, chunk.high, chunk.state_digest)
+            for chunk in state.loaded
+        ]
+        for boundary in boundaries:
+            to = boundary.cursor
             lane = rewind(state.lane, boundaries, to, f"life {state.epoch + 1}")
             if not self.protocol.new_incarnation:
                 lane = replace(lane, incarnation=state.lane.incarnation)

@@ -296,16 +296,12 @@ def test_an_empty_manifest_leaves_the_stage_at_the_warehouse():
 # --- rewind -----------------------------------------------------------------------------------------
 
 
-def boundaries_of(start, chunks):
-    return [(each.seq, each.cursor, each.state_digest) for each in ends_of(start, chunks)]
-
-
 @given(chains(), st.data())
 def test_a_rewind_goes_to_any_boundary_in_a_new_life(chain, data):
     start, chunks = chain
     frontiers = ends_of(start, chunks)
     to = data.draw(st.sampled_from(frontiers))
-    found = rewind(frontiers[-1], boundaries_of(start, chunks), to.cursor, OTHER_LIFE)
+    found = rewind(frontiers[-1], ends_of(start, chunks), to.cursor, OTHER_LIFE)
     assert found == dataclasses.replace(to, incarnation=OTHER_LIFE, generation=start.generation + 1)
 
 
@@ -314,7 +310,7 @@ def test_after_a_rewind_no_old_chunk_fits(chain):
     start, chunks = chain
     frontiers = ends_of(start, chunks)
     for to in frontiers:
-        found = rewind(frontiers[-1], boundaries_of(start, chunks), to.cursor, OTHER_LIFE)
+        found = rewind(frontiers[-1], ends_of(start, chunks), to.cursor, OTHER_LIFE)
         assert reconcile(found, chunks, stateful=True).kept == ()
         assert all(misfit(found, chunk) for chunk in chunks)
 
@@ -333,11 +329,11 @@ def test_a_rewind_to_anything_but_a_boundary_is_refused(to):
     with pytest.raises(
         IllegalMove, match="is no chunk boundary at or below the load frontier i8:30"
     ):
-        rewind(frontier, boundaries_of(start, chunks), to, OTHER_LIFE)
+        rewind(frontier, ends_of(start, chunks), to, OTHER_LIFE)
 
 
 def test_a_rewind_never_goes_forward():
-    ahead = [(0, cursors.BEGIN, NO_STATE), (1, at(10), NO_STATE), (2, at(20), NO_STATE)]
+    ahead = [a_frontier(), a_frontier(seq=1, cursor=at(10)), a_frontier(seq=2, cursor=at(20))]
     with pytest.raises(IllegalMove, match="i8:20 is no chunk boundary"):
         rewind(a_frontier(seq=1, cursor=at(10)), ahead, at(20), OTHER_LIFE)
 

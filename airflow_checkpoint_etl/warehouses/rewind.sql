@@ -1,0 +1,133 @@
+-- Named statements of rewind, resync and release; each starts at its "name" line. All of one command
+-- run in one transaction, and the lane's row is locked first: a load transaction waits for it and then
+-- finds the lane in another life.
+
+-- name: lock_lane
+-- The lane, ours until the commit.
+select incarnation, generation, seq, cursor, state_digest, swept, target_oid::bigint, settings
+from checkpoint_etl.lane
+where pipeline = %(pipeline)s and part = %(part)s
+for update;
+
+-- name: start
+-- Where the chain starts: below its first chunk.
+select low
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null
+order by seq
+limit 1;
+
+-- name: boundary
+-- The first chunk that ended at a cursor; later ones there only swept.
+select seq, high, state_digest, swept
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and high = %(to)s
+order by seq
+limit 1;
+
+-- name: chunk_end
+-- Where one chunk of the chain ended, for searching the boundary below a value.
+select high
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq = %(seq)s;
+
+-- name: above
+-- What was loaded above the point: chunks, their rows, and their quarantined records.
+select count(*), coalesce(sum(rows), 0)::bigint,
+       (select count(*)
+        from checkpoint_etl.quarantine
+        join checkpoint_etl.ledger as rejected on rejected.id = quarantine.ledger_id
+        where rejected.pipeline = %(pipeline)s and rejected.part = %(part)s
+          and rejected.seq > %(seq)s)
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
+
+-- name: lineage_target
+-- The table the lane loads into, as it may be written in a statement, and whether it keeps lineage.
+select format('%%I.%%I', namespace.nspname, class.relname),
+       exists (select
+               from pg_attribute
+               where attrelid = class.oid and attname = %(column)s and not attisdropped)
+from pg_class as class
+join pg_namespace as namespace on namespace.oid = class.relnamespace
+where class.oid = %(target_oid)s::oid;
+
+-- name: ledger_ids
+-- The chunks of this lane above the point, of all its lives. Never by seq alone: another part or
+-- pipeline in the same table has the same numbers.
+select id
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s;
+
+-- name: drop_quarantined
+-- Their rejected records come again.
+delete from checkpoint_etl.quarantine
+using checkpoint_etl.ledger
+where ledger.id = quarantine.ledger_id
+  and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s;
+
+-- name: take_back
+-- The chunks above the point count no more.
+update checkpoint_etl.ledger
+set rewound_at = clock_timestamp()
+where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
+
+-- name: raise_fences
+-- Whoever works on the lane can write nothing from here on. Returns each stage's new fence.
+update checkpoint_etl.stage
+set fence = greatest(fence, %(floor)s::bigint) + 1,
+    lease_until = case when stage = %(keep)s then lease_until end
+where pipeline = %(pipeline)s and part = %(part)s
+returning stage, fence;
+
+-- name: live_stage
+-- A stage of the lane that another DAG run works on.
+select stage, dag_id, run_id, task_id, try_number,
+       extract(epoch from lease_until - clock_timestamp())::float8
+from checkpoint_etl.stage
+where pipeline = %(pipeline)s and part = %(part)s
+  and lease_until > clock_timestamp()
+  and (dag_id, run_id) is distinct from (%(dag_id)s, %(run_id)s)
+limit 1;
+
+-- name: new_life
+-- The lane at the point, in its new life.
+update checkpoint_etl.lane
+set incarnation = %(incarnation)s, generation = %(generation)s, seq = %(seq)s, cursor = %(cursor)s,
+    state_digest = %(state_digest)s, swept = %(swept)s,
+    rows_total = rows_total - %(rows)s,
+    load_fence = greatest(load_fence,
+                          coalesce((select fence
+                                    from checkpoint_etl.stage
+                                    where stage.pipeline = lane.pipeline and stage.part = lane.part
+                                      and stage.stage = 'load'), 0)),
+    fingerprint = case when %(forget)s then '' else fingerprint end,
+    source_identity = case when %(unbind)s then '{}' else source_identity end,
+    target_oid = case when %(unbind)s then null else target_oid end,
+    updated_at = clock_timestamp()
+where pipeline = %(pipeline)s and part = %(part)s;
+
+-- name: reprocess_run
+-- The run begins again in the new life, and goes to where the lane was: later runs' rows as well.
+update checkpoint_etl.run
+set incarnation = %(incarnation)s, low = %(low)s, target = %(target)s, swept = %(swept)s,
+    clear_number = %(clear_number)s, done = false, finished_at = null, settled_at = 'epoch'
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
+
+-- name: release_lease
+-- End a lease; the fence keeps its former owner from writing.
+update checkpoint_etl.stage
+set fence = fence + 1, lease_until = null
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
+returning fence, dag_id, run_id, task_id, try_number;
+
+-- name: raise_lane_fence
+-- For a released load: its fence is in the lane, too.
+update checkpoint_etl.lane
+set load_fence = greatest(load_fence, %(fence)s)
+where pipeline = %(pipeline)s and part = %(part)s;
+
+-- name: note_event
+-- The audit row.
+insert into checkpoint_etl.event (pipeline, part, kind, actor, detail)
+values (%(pipeline)s, %(part)s, %(kind)s, %(actor)s, %(detail)s::jsonb);
