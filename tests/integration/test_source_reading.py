@@ -234,12 +234,12 @@ def test_a_cursor_value_outside_the_calendar_is_an_error_that_names_its_column(d
         database.execute("create table t (k date primary key)")
         database.execute("insert into t values (%s)", value)
         with pytest.raises(ValueNotCarriedError, match="cursor column k"):
-            reader_of(table="t", cursor="k").settle(BEGIN).target
+            reader_of(table="t", cursor="k").settle(BEGIN)
     database.execute("drop table t")
     database.execute("create table t (k numeric primary key)")
     database.execute("insert into t values ('NaN')")
     with pytest.raises(ValueNotCarriedError, match="cursor column k"):
-        reader_of(table="t", cursor="k").settle(BEGIN).target
+        reader_of(table="t", cursor="k").settle(BEGIN)
 
 
 def test_partitions_views_foreign_partitions_and_queries_are_read_alike(
@@ -522,7 +522,7 @@ def test_a_slow_read_is_cancelled_and_stays_so(database, reader_of):
     reader = reader_of(table="t", where=SLOW)
     cancelled_within(reader, lambda: reader.read(BEGIN, "i4:1"), 2)
     with pytest.raises(CancelledError):
-        reader.settle(BEGIN).target
+        reader.settle(BEGIN)
     reader = reader_of(table="t", where=SLOW)
     cancelled_within(reader, lambda: reader.settle(BEGIN).target, 2)
     assert database.execute("select count(*) from pg_stat_activity where state = 'active'") == [

@@ -347,7 +347,7 @@ def test_a_timeout_names_who_is_waited_for(database, source, cursor):
         other.execute("insert into t (v) values ('secret')")
         other.execute(f"prepare transaction '{gid}'")
         with pytest.raises(SettleTimeoutError) as caught:
-            reader.settle(BEGIN).target
+            reader.settle(BEGIN)
         writer.rollback()
     database.execute(f"rollback prepared '{gid}'")
     message = str(caught.value)
@@ -370,7 +370,7 @@ def test_a_role_that_may_only_select_settles_too(database, source, background):
             with closing(reader), database.connect() as writer:
                 writer.execute(OLD)
                 with pytest.raises(SettleTimeoutError, match=f"pid {writer.info.backend_pid} "):
-                    reader.settle(BEGIN).target
+                    reader.settle(BEGIN)
                 writer.rollback()
                 assert reader.settle(BEGIN).target.endswith(("i8:10", '"i8:10"]'))
     finally:
@@ -386,7 +386,7 @@ def test_a_wait_can_be_cancelled(database, source, cursor):
         threading.Timer(0.5, reader.cancel).start()
         started = time.monotonic()
         with pytest.raises(CancelledError):
-            reader.settle(BEGIN).target
+            reader.settle(BEGIN)
         assert time.monotonic() - started < 2.5
         writer.rollback()
 
@@ -495,4 +495,4 @@ def test_a_reader_that_finds_itself_on_a_standby_stops_settling(database, source
     target = reader.settle(BEGIN).target
     monkeypatch.setattr(catalog, "is_standby", lambda session: True)
     with pytest.raises(PreflightError, match="standby"):
-        reader.settle(target).target
+        reader.settle(target)
