@@ -17,6 +17,7 @@ _HOMES = {
     "CheckpointExtractOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointLoadOperator": "airflow_checkpoint_etl.operators.stages",
+    "CheckpointCollectOperator": "airflow_checkpoint_etl.operators.collect",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
@@ -24,6 +25,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
+    from airflow_checkpoint_etl.operators.collect import CheckpointCollectOperator
     from airflow_checkpoint_etl.operators.stages import (
         CheckpointExtractOperator,
         CheckpointLoadOperator,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.task_groups import checkpoint_task_group
 
 __all__ = [
+    "CheckpointCollectOperator",
     "CheckpointExtractOperator",
     "CheckpointHook",
     "CheckpointLoadOperator",

@@ -1,14 +1,20 @@
-"""Collection: removes staged chunks whose rows are durably loaded, after a grace period.
+"""Collection: removes staged files that nobody needs any more.
 
-A file's name holds its chunk number, so everything staged for a loaded chunk goes, the orphans of
-killed attempts with it. Files are deleted before their manifest entries: a crash between the two
-leaves entries below the load frontier, which nobody reads.
+Three kinds of them, told apart by the file's name alone:
+
+* what was staged for a chunk whose rows have been durably loaded for a grace period;
+* what a dead life of the lane has left (it was rewound, reset or resynced), after the grace period;
+* orphans: staged by an attempt that a newer one has replaced, in no manifest, older than the grace period.
+
+Files are deleted before their manifest entries: a crash between the two leaves entries below the load
+frontier, which nobody reads. Doing it twice is the same as once, and it can run beside any stage.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.protocol import Stage
@@ -16,23 +22,64 @@ from airflow_checkpoint_etl.protocol import Stage
 if TYPE_CHECKING:
     import datetime as dt
 
-    from airflow_checkpoint_etl.ports import Ports
+    from airflow_checkpoint_etl.ports import Ports, StageRecord
     from airflow_checkpoint_etl.protocol import Lane
 
-_SEQ: Final = re.compile(r"/(\d{12,})-f\d+-[0-9a-f]+\.arrow(\.|$)")
-"""A staged name, or what a killed put left beside it."""
+_UNFIT: Final = ".unfit"
+_NAME: Final = re.compile(
+    r"(?P<incarnation>[^/]+)/(?P<stage>[a-z]+)/"
+    r"(?P<seq>\d{12,})-f(?P<fence>\d+)-(?P<at>\d+)-[0-9a-f]+\.arrow"
+)
+
+
+class StagedFile(NamedTuple):
+    """What a staged file's name says.
+
+    Attributes:
+        incarnation: the lane's life it was staged in.
+        stage: the stage that staged it.
+        seq: its chunk's number.
+        fence: the fence of the attempt that staged it.
+        at: when, in seconds since 1970 by the worker's clock.
+    """
+
+    incarnation: str
+    stage: str
+    seq: int
+    fence: int
+    at: int
+
+
+def lane_prefix(lane: Lane) -> str:
+    """Return the prefix under which everything of a lane is staged."""
+    return f"{lane.pipeline}/{lane.part}/"
 
 
 def staged_prefix(lane: Lane, incarnation: str) -> str:
-    """Return the prefix under which all of a lane's staged files are."""
-    return f"{lane.pipeline}/{lane.part}/{incarnation}/"
+    """Return the prefix under which all staged files of one life of a lane are."""
+    return f"{lane_prefix(lane)}{incarnation}/"
 
 
-def staged_name(
-    lane: Lane, incarnation: str, stage: Stage, seq: int, fence: int, digest: str
-) -> str:
+def staged_name(lane: Lane, stage: Stage, file: StagedFile, digest: str) -> str:
     """Return the name of a staged file. The fence and the digest make it immutable."""
-    return f"{staged_prefix(lane, incarnation)}{stage}/{seq:012d}-f{fence}-{digest[:16]}.arrow"
+    return (
+        f"{staged_prefix(lane, file.incarnation)}{stage}/"
+        f"{file.seq:012d}-f{file.fence}-{file.at}-{digest[:16]}.arrow"
+    )
+
+
+def read_name(lane: Lane, name: str) -> StagedFile | None:
+    """Read a staged file's name, or that of a mark or of a killed put's leftover beside it."""
+    found = _NAME.match(name.removeprefix(lane_prefix(lane)))
+    if found is None:
+        return None
+    return StagedFile(
+        found["incarnation"],
+        found["stage"],
+        int(found["seq"]),
+        int(found["fence"]),
+        int(found["at"]),
+    )
 
 
 def unfit_mark(name: str) -> str:
@@ -41,29 +88,61 @@ def unfit_mark(name: str) -> str:
     Files never change, and a stage keeps what it has staged. The mark beside a file makes its stage
     stage it anew when it runs again; it is collected with the file.
     """
-    return f"{name}.unfit"
+    return f"{name}{_UNFIT}"
 
 
 def collect(ports: Ports, lane: Lane, grace: dt.timedelta) -> int:
-    """Delete what is staged for chunks loaded longer than ``grace`` ago; return how many files.
+    """Delete a lane's staged files that nobody needs; return how many.
 
-    Doing it twice is the same as once; it can run beside any stage.
+    Args:
+        ports: the pipeline's ports.
+        lane: the lane.
+        grace: how long a file is kept after its rows are loaded, or after it was staged in vain.
     """
+    names = ports.staging.names(lane_prefix(lane))
+    # Read after the files were listed: a file that was appended to a manifest meanwhile is in it.
+    records = {stage: ports.checkpoints.read(lane, stage) for stage in Stage}
     state = ports.warehouse.lane(lane)
     if state is None:
         return 0
     incarnation = state.frontier.incarnation
     safe = ports.warehouse.loaded_before(lane, incarnation, grace)
-    if not safe:
-        return 0
-    staged = ports.staging.names(staged_prefix(lane, incarnation))
-    dead = [name for name in staged if (match := _SEQ.search(name)) and int(match[1]) <= safe]
+    needed = {
+        entry.name
+        for record in records.values()
+        for entry in record.entries
+        if entry.incarnation == incarnation
+    }
+    oldest = time.time() - grace.total_seconds()
+
+    def is_dead(name: str) -> bool:
+        file = read_name(lane, name)
+        if file is None:
+            return False
+        if file.incarnation != incarnation:
+            return file.at <= oldest
+        if file.seq <= safe:
+            return True
+        is_orphan = name.removesuffix(_UNFIT) not in needed
+        return is_orphan and file.at <= oldest and file.fence < _fence(records, file.stage)
+
+    dead = [name for name in names if is_dead(name)]
+    failpoint("collect.before_delete")
     if dead:
         ports.staging.delete(dead)
         failpoint("collect.after_delete")
     for stage in (Stage.EXTRACT, Stage.TRANSFORM):
-        entries = ports.checkpoints.read(lane, stage).entries
-        seqs = [entry.seq for entry in entries if entry.seq <= safe]
+        seqs = [
+            entry.seq
+            for entry in records[stage].entries
+            if entry.incarnation == incarnation and entry.seq <= safe
+        ]
         if seqs:
             ports.checkpoints.forget(lane, stage, seqs, incarnation)
+            failpoint("collect.after_forget")
     return len(dead)
+
+
+def _fence(records: dict[Stage, StageRecord], stage: str) -> int:
+    """The newest fence the store knows of a stage: an older one can append nothing any more."""
+    return records[Stage(stage)].fence if stage in list(Stage) else 0

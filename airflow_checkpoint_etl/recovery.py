@@ -249,6 +249,7 @@ class Recovery:
             updated_at=now(),
             state=(kept[-1].state if kept else state.state) if stateful else None,
         )
+        failpoint(f"{claim.stage}.before_begin")
         try:
             self._ports.checkpoints.begin(self._lane, claim.fence, checkpoint)
         except FencedError:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.collect import collect, staged_name, unfit_mark
+from airflow_checkpoint_etl.collect import StagedFile, collect, staged_name, unfit_mark
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     FencedError,
@@ -150,6 +150,7 @@ class StageRunner:
                     continue
                 conflicts = 0
                 progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+            self._confirm(claim)
             return progress.summary()
 
     def transform(self, transformer: Transformer | None) -> Summary:
@@ -175,6 +176,7 @@ class StageRunner:
                     continue
                 conflicts = 0
                 progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+            self._confirm(claim)
             return progress.summary()
 
     def load(self) -> Summary:
@@ -303,6 +305,18 @@ class StageRunner:
             raise CancelledError
         if self._keeper is not None and self._keeper.lost:
             raise FencedError
+
+    def _confirm(self, claim: Claim) -> None:
+        """A stage is green only if nobody took it over or rewound the lane while it worked.
+
+        The load need not ask: its run is marked done under its fence.
+        """
+        if not self._ports.warehouse.heartbeat(claim, self._attempt.lease):
+            message = (
+                f"{claim.stage} of {self._lane} was taken over by a newer attempt, or the lane was "
+                f"rewound, while this attempt (fence {claim.fence}) worked; what it staged does not count"
+            )
+            raise FencedError(message)
 
     def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
         if before + 1 >= _CONFLICTS:
@@ -446,9 +460,10 @@ class StageRunner:
 
         data = codec.encode(table)
         digest = codec.digest(data)
-        name = staged_name(
-            self._lane, chunk.incarnation, claim.stage, chunk.seq, claim.fence, digest
+        file = StagedFile(
+            chunk.incarnation, claim.stage.value, chunk.seq, claim.fence, int(time.time())
         )
+        name = staged_name(self._lane, claim.stage, file, digest)
         failpoint(f"{claim.stage}.before_stage")
         self._ports.staging.put(name, data)
         failpoint(f"{claim.stage}.after_stage")

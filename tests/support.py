@@ -58,6 +58,10 @@ class World:
     attempt: dict[str, Any] = field(default_factory=dict)
     part: str = "default"
 
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.pipeline.get("pipeline_id", "orders"), self.part)
+
     def configure(self) -> Pipeline:
         source = {"conn_id": "shop", "table": "orders", "chunk_rows": 100} | self.source
         warehouse = {
@@ -97,7 +101,7 @@ class World:
     ) -> tuple[StageRunner, Ports]:
         ports = self.ports()
         attempt = Attempt(
-            lane=Lane("orders", self.part),
+            lane=self.lane,
             owner=Owner("dag", run, task, try_number=try_number, clear_number=clear_number),
             fingerprint=self.configure().fingerprint(),
             settings=self.configure().settings(),
@@ -109,8 +113,7 @@ class World:
         """The commands over the lane, as ``CheckpointHook.admin`` gives them."""
         ports = self.ports()
         try:
-            lane = Lane("orders", self.part)
-            yield Admin(ports, ports.warehouse.admin, lane, actor=actor, reason="a test")
+            yield Admin(ports, ports.warehouse.admin, self.lane, actor=actor, reason="a test")
         finally:
             ports.close()
 
@@ -195,7 +198,8 @@ class World:
                 select count(*) from (
                   select seq, low, lag(high) over w as before, lag(seq) over w as previous
                   from checkpoint_etl.ledger
-                  window w as (partition by pipeline, part, incarnation order by seq)) as chain
+                  where rewound_at is null
+                  window w as (partition by pipeline, part order by seq)) as chain
                 where (previous is not null and (seq <> previous + 1 or low <> before))
                    or (previous is null and seq <> 1)
                 """

@@ -381,7 +381,7 @@ def test_a_new_warehouse_with_an_old_store_is_told_what_to_do(world):
     for number in range(3):
         world.stage("extract", try_number=number)
     world.fetch("drop schema checkpoint_etl cascade")
-    with pytest.raises(WarehouseRestoredError, match="delete the pipeline's keys"):
+    with pytest.raises(WarehouseRestoredError, match="resync"):
         world.stage("extract", run="run_2")
     redis.Redis(port=world.redis_port).flushall()
     world.run("run_2")
