@@ -383,7 +383,8 @@ def test_a_new_warehouse_with_an_old_store_is_told_what_to_do(world):
     world.fetch("drop schema checkpoint_etl cascade")
     with pytest.raises(WarehouseRestoredError, match="resync"):
         world.stage("extract", run="run_2")
-    redis.Redis(port=world.redis_port).flushall()
+    with world.admin() as admin:
+        admin.resync()
     world.run("run_2")
     world.assert_exact()
 
