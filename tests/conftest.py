@@ -13,6 +13,7 @@ import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 from tests import airflow_home  # noqa: F401  sets Airflow up, before anything imports it
+from tests.memory import FAST, in_memory
 from tests.support import ORDERS, World
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    with PostgresServer(settings={"fsync": "off", "shared_buffers": "128MB"}) as server:
+    with in_memory(lambda: PostgresServer(settings={**FAST, "shared_buffers": "128MB"})) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with in_memory(ValkeyServer) as server:
         yield server
 
 
@@ -94,7 +95,31 @@ def world(request, new_database, valkey_server) -> Iterator[World]:
     return made
 
 
+# --- the whole run in parallel ---------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads its options in the same hook
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use two workers when all tests are run and nothing else was said; ``-n 0`` is one process."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if (
+        everything
+        and config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")  # a worker starts no workers
+        and config.option.numprocesses is None
+        and not config.option.usepdb
+        and not config.option.collectonly
+    ):
+        config.option.numprocesses = 2
+        config.option.dist = "loadgroup"
+
+
 @pytest.hookimpl(trylast=True)  # after the order was shuffled
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the end-to-end tests last, so that Airflow does not run beside everything else."""
-    items.sort(key=lambda item: "e2e" in item.keywords)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the end-to-end tests where they cost least.
+
+    First of all in a worker: it waits for Airflow half of the time, while the other does the rest.
+    Last in a single process, so that Airflow does not run beside everything else.
+    """
+    in_worker = hasattr(config, "workerinput")
+    items.sort(key=lambda item: ("e2e" in item.keywords) != in_worker)

@@ -14,9 +14,18 @@ from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore
 from airflow_checkpoint_etl.demo.airflow_process import AirflowProcess
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 from airflow_checkpoint_etl.protocol import Lane, Stage
+from tests.memory import FAST, in_memory
 from tests.support import INSERT, ORDERS, World, connector
 
 ROWS = 15_000
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in the same hook
+def pytest_collection_modifyitems(items):
+    """Keep the tests that share one Airflow in one worker."""
+    for item in items:
+        if "e2e" in item.keywords:
+            item.add_marker(pytest.mark.xdist_group("e2e"))
 
 
 class Stack:
@@ -78,7 +87,7 @@ class Table:
         store.close()
         return checkpoint.frontier.seq if checkpoint else 0
 
-    def wait_for_chunks(self, stage: str, chunks: int, seconds: float = 120.0) -> None:
+    def wait_for_chunks(self, stage: str, chunks: int, seconds: float = 240.0) -> None:
         """Return as soon as a stage has done this many chunks."""
         deadline = time.monotonic() + seconds
         while self.seq(stage) < chunks:
@@ -107,10 +116,13 @@ class Table:
         world.assert_exact(source=self.name, target=self.name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # Airflow ends before the worker goes on with other tests
 def stack(tmp_path_factory):
     flags = tmp_path_factory.mktemp("flags")
-    with PostgresServer(settings={"fsync": "off"}) as postgres, ValkeyServer() as valkey:
+    with (
+        in_memory(lambda: PostgresServer(settings=FAST)) as postgres,
+        in_memory(ValkeyServer) as valkey,
+    ):
         postgres.create_database("shop")
         postgres.create_database("dwh")
         connections = {
@@ -124,7 +136,7 @@ def stack(tmp_path_factory):
             "AIRFLOW__CHECKPOINT_ETL__PROGRESS_SECONDS": "1",
         }
         dags = Path(__file__).parent / "dags"
-        with AirflowProcess(dags, connections, settings) as airflow:
+        with in_memory(lambda: AirflowProcess(dags, connections, settings)) as airflow:
             made = Stack(postgres, valkey, airflow)
             made.flags = flags
             yield made

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from airflow_checkpoint_etl import failpoints
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     CheckpointEtlError,
@@ -48,6 +49,24 @@ def failing(monkeypatch, point):
     finally:
         monkeypatch.delenv(ENVIRONMENT)
         reset()
+
+
+@contextlib.contextmanager
+def held(monkeypatch, point):
+    """Hold another thread at a point: yields an event that says it is there, and one that lets it go."""
+    there, go_on = threading.Event(), threading.Event()
+
+    def act(name, action):
+        there.set()
+        assert go_on.wait(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(failpoints, "_act", act)
+        with failing(patch, f"{point}=hold"):
+            try:
+                yield there, go_on
+            finally:
+                go_on.set()
 
 
 def entry(world: World, stage: Stage, position: int):
@@ -277,17 +296,13 @@ def test_a_run_that_its_budget_ended_is_not_caught_up(world):
 
 
 def test_what_commits_while_settling_waits_is_not_said_to_be_loaded(world, monkeypatch):
-    with failing(monkeypatch, "extract.after_settle=sleep:1.5"):
-        thread = threading.Timer(0.0, world.stage, ["extract"])
+    with held(monkeypatch, "extract.after_settle") as (there, go_on):
+        thread = threading.Thread(target=world.stage, args=["extract"])
         thread.start()
-        deadline = time.monotonic() + 10
-        while not world.fetch("select to_regclass('checkpoint_etl.stage') is not null")[0][0]:
-            assert time.monotonic() < deadline
-        while not world.fetch("select 1 from checkpoint_etl.stage where fence > 0"):
-            assert time.monotonic() < deadline
-        time.sleep(0.25)
+        assert there.wait(30)
         world.insert(10)
         moment = clock(world)
+        go_on.set()
         thread.join()
     assert world.fetch("select target from checkpoint_etl.run") == [("i8:1000",)]
     world.stage("transform")
@@ -336,13 +351,14 @@ def test_a_load_stops_soon_though_it_was_asked_between_two_statements(world, mon
             ended.append(time.monotonic())
 
     with psycopg.connect(world.warehouse_dsn) as locker:
-        with failing(monkeypatch, "load.before_rows=sleep:1.5"):
+        with held(monkeypatch, "load.before_rows") as (there, go_on):
             thread = threading.Thread(target=load)
             thread.start()
-            time.sleep(0.8)
+            assert there.wait(30)
             locker.execute("lock table orders_copy in access exclusive mode")
             asked = time.monotonic()
             runner.stop()
+            go_on.set()
             thread.join(timeout=6)
         locker.rollback()
     thread.join()
