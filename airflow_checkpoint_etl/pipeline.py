@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from airflow_checkpoint_etl.errors import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _PIPELINE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+_NAME_PART: Final = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
+_LONGEST_NAME: Final = 63
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,119}")
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?\s*")
 _UNITS: Final = {
@@ -66,6 +68,25 @@ def _templated(text: str) -> bool:
 def _require_text(parameter: str, value: Any, what: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise invalid(parameter, value, f"must be {what}", f"pass {what} as a string")
+
+
+def _require_table(parameter: str, value: Any) -> None:
+    _require_text(parameter, value, "a table name")
+    if "\x00" in value:
+        raise invalid(parameter, value, "holds a NUL, which no name can", "take it out")
+    parts = _NAME_PART.findall("" if _templated(value) else value)
+    _check_names(
+        parameter, value, [quoted.replace('""', '"') or plain.strip() for quoted, plain in parts]
+    )
+
+
+def _check_names(parameter: str, value: Any, names: Iterable[str]) -> None:
+    """Refuse what PostgreSQL would cut off in silence: the rest may be the name of something else."""
+    for name in names:
+        if "\x00" in name:
+            raise invalid(parameter, value, "holds a NUL, which no name can", "take it out")
+        if len(name.encode(errors="replace")) > _LONGEST_NAME and not _templated(name):
+            raise invalid(parameter, value, "PostgreSQL keeps 63 bytes of a name", "shorten it")
 
 
 def _names(parameter: str, value: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
@@ -168,8 +189,9 @@ class PostgresSource:
                     "name the tables it reads",
                 )
         else:
-            _require_text("table", self.table, "a table name")
+            _require_table("table", self.table)
         object.__setattr__(self, "cursor", _names("cursor", self.cursor))
+        _check_names("cursor", self.cursor, self.cursor)
         if not self.cursor:
             msg = "cursor"
             raise invalid(msg, self.cursor, "is empty", "name the column that orders the rows")
@@ -177,6 +199,10 @@ class PostgresSource:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _names(name, value))
+        _check_names("columns", self.columns, self.columns or ())
+        _check_names("text_columns", self.text_columns, self.text_columns)
+        for table in self.settle_tables:
+            _require_table("settle_tables", table)
         _choice("settle", self.settle, ("auto", "locks", "transactions", "none"))
         _positive("settle_timeout", self.settle_timeout)
         _positive("chunk_rows", self.chunk_rows)
@@ -241,10 +267,11 @@ class PostgresWarehouse:
     def __post_init__(self) -> None:
         """Normalise names to tuples and refuse what cannot work."""
         _require_text("conn_id", self.conn_id, "an Airflow connection id")
-        _require_text("table", self.table, "a table name")
+        _require_table("table", self.table)
         _choice("write", self.write, ("append", "upsert"))
         _choice("lineage", self.lineage, ("auto", "always", "never"))
         object.__setattr__(self, "key", _names("key", self.key))
+        _check_names("key", self.key, self.key)
         if self.write == "upsert" and not self.key:
             msg = "key"
             raise invalid(msg, self.key, "upsert needs key columns", 'pass key=("id",)')

@@ -102,7 +102,7 @@ class Chunk:
     fence: int
     input_digest: str = ""
     state_in: str = NO_STATE
-    state: str | None = None
+    state: str | None = field(default=None, repr=False)
     staged_at: str = ""
     rejected: int = 0
     swept_in: str = ""

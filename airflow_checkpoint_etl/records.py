@@ -130,7 +130,7 @@ def _as_field(values: list[Any], field: pa.Field) -> pa.Array | None:
     """Return the values as the field's type, None where one does not fit exactly."""
     pg_type = base_name(pg_type_of(field) or "")
     if pg_type in _JSON:
-        values = [_json_text(value) for value in values]
+        values = _json_texts(field.name, values)
     elif _is_numeric_text(field):
         values = [_numeric_text(value) for value in values]
     try:
@@ -164,9 +164,7 @@ def _is_exact(array: pa.Array, values: list[Any]) -> bool:
 
 def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
     if any(isinstance(value, dict) for value in values):
-        return pa.array([_json_text(value) for value in values], pa.string()), field_of(
-            name, "jsonb"
-        )
+        return pa.array(_json_texts(name, values), pa.string()), field_of(name, "jsonb")
     try:
         array = pa.array(values)
         if not _is_exact(array, values):
@@ -176,6 +174,9 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         pa.ArrowTypeError,
         pa.ArrowNotImplementedError,
         OverflowError,
+        TypeError,
+        ValueError,  # half a surrogate pair, whose error quotes the text
+        AttributeError,
     ) as error:
         kinds = sorted({type(value).__name__ for value in values if value is not None})
         message = (
@@ -185,6 +186,17 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         )
         raise ValueNotCarriedError(message) from None
     return array, pa.field(name, array.type)
+
+
+def _json_texts(name: str, values: list[Any]) -> list[Any]:
+    try:
+        return [_json_text(value) for value in values]
+    except (TypeError, ValueError, RecursionError) as error:
+        message = (
+            f'column "{name}" of the transform\'s records holds a dict or list that is not JSON '
+            f"({type(error).__name__}); keep finite numbers, texts, booleans, None, lists and dicts in it"
+        )
+        raise ValueNotCarriedError(message) from None
 
 
 def _json_text(value: Any) -> Any:

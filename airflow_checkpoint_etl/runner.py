@@ -246,9 +246,12 @@ class StageRunner:
                 raise CancelledError(message) from None
             raise
         finally:
-            # Best effort: a lease that is not released runs out by itself.
-            with contextlib.suppress(Exception):
-                self._ports.warehouse.release(claim)
+            # Best effort: a lease that is not released runs out by itself. Twice, because a connection
+            # that broke unnoticed is replaced only after a statement failed on it.
+            for _ in range(2):
+                with contextlib.suppress(Exception):
+                    self._ports.warehouse.release(claim)
+                    break
 
     def _reopen(self, claim: Claim) -> Claim:
         """What an extract does first: follow a restored warehouse, and begin a cleared run again."""

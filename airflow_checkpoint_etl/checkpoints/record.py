@@ -135,9 +135,9 @@ def _unpack(kind: str, text: str | bytes) -> dict[str, Any]:
         text = text.decode("ascii") if isinstance(text, bytes) else text
         content = json.loads(text)
         canonical = isinstance(content, dict) and _canonical(content) == text
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError):  # whose repr may quote the record
         message = f"the record of a {kind} is no JSON text ({len(text):,} bytes)"
-        raise CorruptRecordError(message) from error
+        raise CorruptRecordError(message) from None
     stored = content.pop("sha256", None) if canonical else None
     if stored is None or _sha256(_canonical(content)) != stored:
         message = f"the record of a {kind} fails its checksum ({len(text):,} bytes)"

@@ -36,13 +36,15 @@ class CheckpointStageOperator(BaseOperator):
 
     Args:
         pipeline: the pipeline; Jinja works in its strings.
-        part: the part of the pipeline to work on, keyed by value (templated).
+        part: the part of the pipeline to work on, keyed by value (templated). The pipeline's strings
+            can name it: ``where="tenant = '{{ task.part }}'"``.
         on_busy: what to do while another run works on this stage: ``"wait"`` (deferred, without a
             worker slot), ``"skip"`` or ``"fail"``.
         busy_timeout: seconds to wait at most before failing; None waits as long as it takes.
     """
 
-    template_fields: Sequence[str] = ("pipeline", "part")
+    # The part first: a pipeline's strings can then name it, as in where="tenant = '{{ task.part }}'".
+    template_fields: Sequence[str] = ("part", "pipeline")
     ui_color = "#e8f1fb"
     stage: ClassVar[Stage]
 

@@ -36,6 +36,7 @@ _BY_ARROW_TYPE: Final = {
     pa.large_string(): "text",
     pa.string_view(): "text",
 }
+_MOST_COLUMNS: Final = 1600
 _BY_EXTENSION: Final = {"arrow.uuid": "uuid", "arrow.json": "json"}
 
 
@@ -83,6 +84,12 @@ def new_table(
         lines.append(f"{quoted(field.name)} {pg_type}")
     if lineage:
         lines.append(f"{quoted(LINEAGE_COLUMN)} bigint")
+    if len(lines) > _MOST_COLUMNS:
+        way_out = 'or pass lineage="never"' if lineage else "or load them into two tables"
+        faults.append(
+            f"{len(lines):,} columns{' with the lineage column' if lineage else ''} are more than the "
+            f"{_MOST_COLUMNS:,} PostgreSQL allows: leave some out, {way_out}"
+        )
     if key:
         lines.append(f"primary key ({', '.join(quoted(name) for name in key)})")
     body = ",\n    ".join(lines)

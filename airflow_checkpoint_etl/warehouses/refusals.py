@@ -2,7 +2,7 @@
 
 PostgreSQL's DETAIL and CONTEXT hold row values, so only the SQLSTATE and the names of table, column
 and constraint are taken from its diagnostics. Errors that trying again may cure (a lost connection, a
-deadlock, a timeout, a full disk) are not translated.
+deadlock, a timeout, a full disk) keep their class and lose the server's words.
 """
 
 from __future__ import annotations
@@ -71,10 +71,22 @@ def translated(target: str, columns: Collection[str]) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        problem = refusal(error, target, columns)
-        if problem is None:
-            raise
-        raise problem from None
+        raise refusal(error, target, columns) or _silenced(error, target, columns) from None
+
+
+def _silenced(error: psycopg.Error, target: str, columns: Collection[str]) -> psycopg.Error:
+    """Return the same error without the server's words; libpq's own (no SQLSTATE) say nothing of rows.
+
+    A trigger may raise any SQLSTATE with a row in its message, and the CONTEXT of a timeout quotes
+    the statement that a function was running.
+    """
+    if error.sqlstate is None:
+        return error
+    place = _place(error, error.sqlstate, columns)
+    return type(error)(
+        f"target {target}: the server reported {_name(error)} ({place}); its log has the details. "
+        "Nothing of this chunk was written"
+    )
 
 
 def refusal(
