@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import Counter
 from decimal import Decimal
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
@@ -129,11 +130,11 @@ def _to_arrow(
 def _as_field(values: list[Any], field: pa.Field) -> pa.Array | None:
     """Return the values as the field's type, None where one does not fit exactly."""
     pg_type = base_name(pg_type_of(field) or "")
-    if pg_type in _JSON:
-        values = [_json_text(value) for value in values]
-    elif _is_numeric_text(field):
-        values = [_numeric_text(value) for value in values]
     try:
+        if pg_type in _JSON:
+            values = [_json_text(value) for value in values]
+        elif _is_numeric_text(field):
+            values = [_numeric_text(value) for value in values]
         array = pa.array(values, type=field.type)
         return array if _is_exact(array, values) else None
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
@@ -163,11 +164,10 @@ def _is_exact(array: pa.Array, values: list[Any]) -> bool:
 
 
 def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
-    if any(isinstance(value, dict) for value in values):
-        return pa.array([_json_text(value) for value in values], pa.string()), field_of(
-            name, "jsonb"
-        )
     try:
+        if any(isinstance(value, dict) for value in values):
+            texts = [_json_text(value) for value in values]
+            return pa.array(texts, pa.string()), field_of(name, "jsonb")
         array = pa.array(values)
         if not _is_exact(array, values):
             raise pa.ArrowInvalid  # noqa: TRY301  one place turns it into the error
@@ -176,6 +176,9 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         pa.ArrowTypeError,
         pa.ArrowNotImplementedError,
         OverflowError,
+        TypeError,
+        ValueError,
+        RecursionError,
     ) as error:
         kinds = sorted({type(value).__name__ for value in values if value is not None})
         message = (
@@ -185,6 +188,59 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         )
         raise ValueNotCarriedError(message) from None
     return array, pa.field(name, array.type)
+
+
+def misfits(
+    records: Sequence[Mapping[str, Any]], schema: pa.Schema, output_columns: Mapping[str, str]
+) -> dict[int, str]:
+    """Say which records have a value that the column's other values leave no type for, and why.
+
+    Looked for only where a column as a whole has no type: empty when :func:`from_records` would do.
+    """
+    found: dict[int, str] = {}
+    for name in records[0] if records else ():
+        values = [record[name] for record in records]
+        declared = output_columns.get(name)
+        try:
+            _to_arrow(name, values, schema, declared)
+        except ValueNotCarriedError:
+            for position in _odd_ones(name, values, schema, declared):
+                kind = type(values[position]).__name__
+                found.setdefault(position, f'column "{name}": {kind} that its type does not carry')
+    return found
+
+
+def _odd_ones(
+    name: str, values: list[Any], schema: pa.Schema, declared: str | None
+) -> Sequence[int]:
+    """Return the positions of the values to blame: they fit neither the column nor most others."""
+    position = schema.get_field_index(name)
+    known = (
+        field_of(name, declared) if declared else schema.field(position) if position >= 0 else None
+    )
+    given = [place for place, value in enumerate(values) if value is not None]
+    if known is not None:
+        odd = [place for place in given if _as_field([values[place]], known) is None]
+        if declared or len(odd) < len(given):
+            return odd
+    kinds = Counter(_kind(values[place]) for place in given)
+    usual = kinds.most_common(1)[0][0] if kinds else None
+    odd = [place for place in given if _kind(values[place]) != usual]
+    return odd or [place for place in given if not _is_carried(name, values[place])]
+
+
+def _kind(value: Any) -> object:
+    if isinstance(value, (dt.datetime, dt.time)):
+        return type(value), value.tzinfo is None
+    return float if type(value) is int else type(value)  # they go together
+
+
+def _is_carried(name: str, value: Any) -> bool:
+    try:
+        _inferred(name, [value])
+    except ValueNotCarriedError:
+        return False
+    return True
 
 
 def _json_text(value: Any) -> Any:

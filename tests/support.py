@@ -101,6 +101,7 @@ class World:
             owner=Owner("dag", run, task, try_number=try_number, clear_number=clear_number),
             fingerprint=self.configure().fingerprint(),
             settings=self.configure().settings(),
+            policy=self.configure().policy,
         )
         return StageRunner(ports, replace(attempt, **self.attempt)), ports
 
@@ -194,8 +195,8 @@ class World:
                 """
                 select count(*) from (
                   select seq, low, lag(high) over w as before, lag(seq) over w as previous
-                  from checkpoint_etl.ledger
-                  window w as (partition by pipeline, part, incarnation order by seq)) as chain
+                  from checkpoint_etl.ledger where rewound_at is null
+                  window w as (partition by pipeline, part order by seq)) as chain
                 where (previous is not null and (seq <> previous + 1 or low <> before))
                    or (previous is null and seq <> 1)
                 """
