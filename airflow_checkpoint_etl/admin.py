@@ -1,4 +1,4 @@
-"""What people do to a lane beside running it: rewind, reset, resync, release, collect garbage.
+"""What people do to a lane beside running it: rewind, reset, resync, release, replay, collect garbage.
 
 One command, one transaction, one audit row (``checkpoint_etl.event``). ``dry_run`` counts what a
 command would touch and keeps nothing. No SQL here: the warehouse adapter has it.
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.collect import collect
-from airflow_checkpoint_etl.ports import RewindRequest
+from airflow_checkpoint_etl.ports import ReplayRequest, RewindRequest
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.recovery import floor_of
 
 if TYPE_CHECKING:
     import datetime as dt
 
-    from airflow_checkpoint_etl.ports import Ports, Rewound, WarehouseAdmin
+    from airflow_checkpoint_etl.ports import Ports, Replayed, Rewound, WarehouseAdmin
     from airflow_checkpoint_etl.protocol import Frontier, Lane
+    from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,35 @@ class Admin:
         owner = self._warehouse.free(self._lane, Stage(stage), self._actor, self._reason)
         log.info("released %s of %s from %s", stage, self._lane, owner)
         return owner
+
+    def replay_quarantine(
+        self, transformer: Transformer | None = None, *, dry_run: bool = True
+    ) -> Replayed:
+        """Try the lane's quarantined records again, each under the chunk it came from.
+
+        What fails again stays in quarantine with its new reason.
+
+        Args:
+            transformer: the mended transform, e.g. ``CallableTransformer(clean)``, for what the
+                transform had rejected. None: only what the load had rejected is tried.
+            dry_run: do everything, count it, and keep nothing.
+
+        Raises:
+            ReplayError: the transform has state, or the target is another table.
+            PreflightError: the mended transform's columns do not fit the target.
+        """
+        request = ReplayRequest(self._actor, self._reason, transformer)
+        replayed = self._warehouse.replay(self._lane, request, dry_run=dry_run)
+        log.info(
+            "%s %s: %s of %s quarantined record(s) released with %s rows, %s left",
+            "would replay" if dry_run else "replayed",
+            self._lane,
+            f"{replayed.released:,}",
+            f"{replayed.records:,}",
+            f"{replayed.rows:,}",
+            f"{replayed.left:,}",
+        )
+        return replayed
 
     def collect(self, grace: dt.timedelta) -> int:
         """Delete what is staged and no longer needed; returns how many files.

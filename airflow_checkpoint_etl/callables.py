@@ -17,6 +17,22 @@ Mode = Literal["record", "batch"]
 MODES: Final = ("record", "batch")
 
 
+def check_rejecting(mode: str, initial_state: object) -> None:
+    """Check that rejected records can be told from others: one by one, or by halving a batch.
+
+    Raises:
+        ConfigurationError: a batch transform with state, which cannot be run on half a batch.
+    """
+    if mode == "batch" and initial_state is not None:
+        msg = "on_error"
+        raise invalid(
+            msg,
+            "quarantine",
+            "a batch transform with state cannot be tried on parts of a batch to find the bad records",
+            'use mode="record", drop initial_state, or pass on_error="fail"',
+        )
+
+
 def check_callable(function: Callable[..., Any], mode: str, initial_state: object) -> None:
     """Check at DAG parse what can be known about a transform.
 

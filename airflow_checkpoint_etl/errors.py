@@ -142,6 +142,18 @@ class TransformError(CheckpointEtlError):
     """The transform raised or returned something that is not a record; nothing of its chunk was kept."""
 
 
+class TooManyRejectedError(CheckpointEtlError):
+    """More records were rejected than the pipeline accepts; nothing of the chunk at hand was kept."""
+
+    retryable = False
+
+
+class ReplayError(CheckpointEtlError):
+    """Quarantined records cannot be replayed like this; nothing was changed."""
+
+    retryable = False
+
+
 class ValueNotCarriedError(CheckpointEtlError):
     """A value does not fit the type that carries it; nothing of its chunk was written."""
 

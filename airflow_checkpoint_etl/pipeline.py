@@ -15,9 +15,12 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from airflow_checkpoint_etl.errors import invalid
+from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from airflow_checkpoint_etl.quarantine import OnError
 
 _PIPELINE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 _NAME_PART: Final = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
@@ -311,6 +314,11 @@ class Pipeline:
         max_staged_chunk: largest staged chunk accepted, in bytes or as ``"64MiB"``.
         start_after: begin after this cursor value (one value per cursor column, as text), beside a
             table that is already loaded up to there.
+        on_error: what becomes of a record that the transform or the target refuses: ``"fail"`` the
+            task, or ``"quarantine"`` the record and go on with the others (see docs/quarantine.md).
+        max_rejected_rows: with ``"quarantine"``: rejected records one DAG run accepts; the task fails
+            above that. None: any number.
+        max_rejected_share: the same as a share of the rows read in the run, above 0 and up to 1.
     """
 
     pipeline_id: str
@@ -322,6 +330,9 @@ class Pipeline:
     staging_grace: float = 900.0
     max_staged_chunk: int | str = "64MiB"
     start_after: str | tuple[str, ...] | None = None
+    on_error: OnError = "fail"
+    max_rejected_rows: int | None = None
+    max_rejected_share: float | None = None
 
     template_fields = ()
 
@@ -361,6 +372,30 @@ class Pipeline:
         )
         if self.start_after is not None:
             object.__setattr__(self, "start_after", self._start_values(self.start_after))
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        _choice("on_error", self.on_error, ("fail", "quarantine"))
+        rows, share = self.max_rejected_rows, self.max_rejected_share
+        if self.on_error == "fail" and (rows, share) != (None, None):
+            msg = "max_rejected_rows" if rows is not None else "max_rejected_share"
+            raise invalid(
+                msg,
+                share if rows is None else rows,
+                "nothing is accepted with on_error='fail'",
+                "leave it out, or pass on_error='quarantine'",
+            )
+        if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 0):
+            msg = "max_rejected_rows"
+            raise invalid(msg, rows, "must be a whole number, 0 or more", "pass a number of rows")
+        if share is not None and (not _is_number(share) or not 0 < share <= 1):
+            msg = "max_rejected_share"
+            raise invalid(msg, share, "must be above 0 and at most 1", "pass a share, e.g. 0.01")
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of records that cannot go on."""
+        return Policy(self.on_error, self.max_rejected_rows, self.max_rejected_share)
 
     def _start_values(self, given: Any) -> tuple[str, ...]:
         values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
@@ -424,6 +459,7 @@ class Pipeline:
             "key": list(warehouse.key_columns),
             "checkpoint_conn_id": self.checkpoint_connection,
             "staging": self.staging,
+            "on_error": self.on_error,
         }
 
     def render(self, render_text: Callable[[str], Any]) -> Pipeline:

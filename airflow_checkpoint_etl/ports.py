@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
+    from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
+    from airflow_checkpoint_etl.transform import Transformer
 
 
 # --- source --------------------------------------------------------------------------------------
@@ -352,6 +354,39 @@ class Rewound:
     quarantined: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """What of a lane's quarantine to replay, and who wants it.
+
+    Attributes:
+        actor: who asks, for the audit.
+        reason: why, for the audit.
+        transformer: the mended transform, for what the transform had rejected; it rejects what fails
+            again. None: only what the load had rejected is replayed.
+    """
+
+    actor: str
+    reason: str
+    transformer: Transformer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay did, or would do.
+
+    Attributes:
+        records: quarantined records that were tried.
+        released: those that left the quarantine.
+        rows: rows they brought into the target.
+        left: records in quarantine afterwards, the untried ones included.
+    """
+
+    records: int
+    released: int
+    rows: int
+    left: int
+
+
 class WarehouseAdmin(Protocol):
     """What people do to a lane beside loading; each is one transaction with an audit row."""
 
@@ -375,6 +410,14 @@ class WarehouseAdmin(Protocol):
         """Release: end a stage's lease and fence its owner; returns who that was, in words."""
         ...
 
+    def replay(self, lane: Lane, request: ReplayRequest, *, dry_run: bool) -> Replayed:
+        """Try quarantined records again, under the chunks they came from; what fails again stays.
+
+        Raises:
+            ReplayError: the transform has state, or the target is another one.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -384,12 +427,14 @@ class Loaded:
         already: the chunk was loaded before (by an attempt whose acknowledgement was lost).
         rows: rows written to the target.
         ledger_id: the ledger row's id.
+        rejected: records of the chunk in quarantine, the transform's and the load's.
     """
 
     frontier: Frontier
     rows: int
     ledger_id: int
     already: bool = False
+    rejected: int = 0
 
 
 class Warehouse(Protocol):
@@ -462,10 +507,26 @@ class Warehouse(Protocol):
         """
         ...
 
-    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
-        """Load one chunk: compare-and-set, ledger row and rows in one transaction.
+    def load(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        table: pa.Table,
+        rejects: Rejects | None = None,
+        policy: Policy | None = None,
+    ) -> Loaded:
+        """Load one chunk: compare-and-set, ledger row, rows and rejected records in one transaction.
+
+        Args:
+            claim: the load's claim.
+            chunk: the chunk.
+            table: its rows.
+            rejects: what the transform rejected, from the staged file.
+            policy: what becomes of rows that the target refuses; None: the chunk fails.
 
         Raises:
+            TooManyRejectedError: the run's rejected records pass the policy's limits; nothing was
+                written.
             FencedError: a newer load attempt owns the lane; nothing was written.
             RewoundError: the lane was rewound; nothing was written.
             ManifestConflictError: the lane stands elsewhere; nothing was written.
@@ -474,6 +535,10 @@ class Warehouse(Protocol):
 
     def loaded_in_run(self, claim: Claim) -> int:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
+        ...
+
+    def tally(self, claim: Claim) -> Tally:
+        """Return what this DAG run's loaded chunks have read and rejected, over all its tries."""
         ...
 
     def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:

@@ -33,6 +33,7 @@ class Summary:
         target: where the DAG run ends.
         kept: chunks of earlier attempts that this one found done and kept.
         seconds: how long the attempt took.
+        rejected: records this attempt's chunks sent to quarantine.
     """
 
     pipeline: str
@@ -46,6 +47,7 @@ class Summary:
     target: str
     kept: int
     seconds: float
+    rejected: int = 0
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the summary as a dict of JSON values."""
@@ -68,7 +70,7 @@ class Progress:
         self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
         self._started = clock()
         self._spoke = self._started
-        self.chunks = self.rows_in = self.rows = self.kept = 0
+        self.chunks = self.rows_in = self.rows = self.kept = self.rejected = 0
         self.first = self.last = self.target = cursors.BEGIN
 
     def begin(self, at: str, target: str, kept: int) -> None:
@@ -88,8 +90,9 @@ class Progress:
             resumed,
         )
 
-    def chunk(self, seq: int, rows_in: int, rows: int, high: str) -> None:
+    def chunk(self, seq: int, rows_in: int, rows: int, high: str, rejected: int = 0) -> None:
         """Count one chunk that is done."""
+        self.rejected += rejected
         self.chunks += 1
         self.rows_in += rows_in
         self.rows += rows
@@ -125,6 +128,13 @@ class Progress:
                 seconds,
                 f"{self.rows_in / max(seconds, 1e-6):,.0f}",
             )
+        if self.rejected:
+            log.warning(
+                "%s %s: %s record(s) are in quarantine; see checkpoint_etl.quarantine in the warehouse",
+                self._stage,
+                self._lane,
+                f"{self.rejected:,}",
+            )
         return Summary(
             pipeline=self._lane.pipeline,
             part=self._lane.part,
@@ -137,4 +147,5 @@ class Progress:
             target=self.target,
             kept=self.kept,
             seconds=round(seconds, 3),
+            rejected=self.rejected,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import Counter
 from decimal import Decimal
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
@@ -177,6 +178,7 @@ def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field]:
         TypeError,
         ValueError,  # half a surrogate pair, whose error quotes the text
         AttributeError,
+        RecursionError,
     ) as error:
         kinds = sorted({type(value).__name__ for value in values if value is not None})
         message = (
@@ -197,6 +199,66 @@ def _json_texts(name: str, values: list[Any]) -> list[Any]:
             f"({type(error).__name__}); keep finite numbers, texts, booleans, None, lists and dicts in it"
         )
         raise ValueNotCarriedError(message) from None
+
+
+def misfits(
+    records: Sequence[Mapping[str, Any]], schema: pa.Schema, output_columns: Mapping[str, str]
+) -> dict[int, str]:
+    """Say which records have a value that the column's other values leave no type for, and why.
+
+    Looked for only where a column as a whole has no type: empty when :func:`from_records` would do.
+    """
+    found: dict[int, str] = {}
+    for name in records[0] if records else ():
+        values = [record[name] for record in records]
+        declared = output_columns.get(name)
+        try:
+            _to_arrow(name, values, schema, declared)
+        except ValueNotCarriedError:
+            for position in _odd_ones(name, values, schema, declared):
+                kind = type(values[position]).__name__
+                found.setdefault(position, f'column "{name}": {kind} that its type does not carry')
+    return found
+
+
+def _odd_ones(
+    name: str, values: list[Any], schema: pa.Schema, declared: str | None
+) -> Sequence[int]:
+    """Return the positions of the values to blame: they fit neither the column nor most others."""
+    position = schema.get_field_index(name)
+    known = (
+        field_of(name, declared) if declared else schema.field(position) if position >= 0 else None
+    )
+    given = [place for place, value in enumerate(values) if value is not None]
+    if known is not None:
+        odd = [place for place in given if not _fits(values[place], known)]
+        if declared or len(odd) < len(given):
+            return odd
+    kinds = Counter(_kind(values[place]) for place in given)
+    usual = kinds.most_common(1)[0][0] if kinds else None
+    odd = [place for place in given if _kind(values[place]) != usual]
+    return odd or [place for place in given if not _is_carried(name, values[place])]
+
+
+def _fits(value: Any, field: pa.Field) -> bool:
+    try:
+        return _as_field([value], field) is not None
+    except ValueNotCarriedError:
+        return False
+
+
+def _kind(value: Any) -> object:
+    if isinstance(value, (dt.datetime, dt.time)):
+        return type(value), value.tzinfo is None
+    return float if type(value) is int else type(value)  # they go together
+
+
+def _is_carried(name: str, value: Any) -> bool:
+    try:
+        _inferred(name, [value])
+    except ValueNotCarriedError:
+        return False
+    return True
 
 
 def _json_text(value: Any) -> Any:

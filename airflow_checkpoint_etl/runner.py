@@ -24,6 +24,7 @@ from airflow_checkpoint_etl.errors import (
     PreflightError,
     RewoundError,
     StagedChunkError,
+    TooManyRejectedError,
     UpstreamLostError,
     ValueNotCarriedError,
 )
@@ -32,17 +33,20 @@ from airflow_checkpoint_etl.lease import LeaseKeeper
 from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
+from airflow_checkpoint_etl.quarantine import Policy, Tally
 from airflow_checkpoint_etl.recovery import Recovery, now
 from airflow_checkpoint_etl.sweep import is_swept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
     from airflow_checkpoint_etl.ports import Claim, Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier, Lane, Owner
+    from airflow_checkpoint_etl.quarantine import Rejects
+    from airflow_checkpoint_etl.staging.codec import StagedFile
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
@@ -74,6 +78,7 @@ class Attempt:
         on_warehouse_restored: what extract does when the checkpoint store is ahead of the
             warehouse: ``"fail"`` or ``"resync"``.
         settings: what the pipeline looks like, kept with the lane for people and for admin.
+        policy: what becomes of records that the transform or the target refuses.
     """
 
     lane: Lane
@@ -87,6 +92,7 @@ class Attempt:
     on_clear: OnClear = "resume"
     on_warehouse_restored: OnRestored = "fail"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
 
 class StageRunner:
@@ -155,6 +161,8 @@ class StageRunner:
 
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
+        if transformer is not None and self._attempt.policy.quarantines:
+            transformer = transformer.rejecting()
         self._transformer = transformer
         self._preflight()
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
@@ -162,20 +170,23 @@ class StageRunner:
             is_done = partial(self._is_done, run=run)
             resumed = self._recovery.transform(claim, is_done)
             checkpoint, conflicts = resumed.checkpoint, 0
+            tally = self._tally(claim, resumed.kept)
             progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
             while not is_done(checkpoint.frontier):
                 self._check()
                 source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    chunk = self._transform_chunk(claim, checkpoint, source, transformer)
+                    chunk = self._transform_chunk(claim, checkpoint, source, transformer, tally)
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
                     resumed = self._recovery.transform(claim, is_done)
                     checkpoint = resumed.checkpoint
+                    tally = self._tally(claim, resumed.kept)
                     continue
                 conflicts = 0
-                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+                tally += Tally(chunk.rows_in, chunk.rejected)
+                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high, chunk.rejected)
             self._confirm(claim)
             return progress.summary()
 
@@ -436,8 +447,22 @@ class StageRunner:
             claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
 
+    def _tally(self, claim: Claim, kept: Iterable[Chunk]) -> Tally:
+        """What this run has read and rejected: loaded by an earlier try, or staged and kept."""
+        if not self._attempt.policy.quarantines:
+            return Tally()
+        tally = self._ports.warehouse.tally(claim)
+        for chunk in kept:
+            tally += Tally(chunk.rows_in, chunk.rejected)
+        return tally
+
     def _transform_chunk(
-        self, claim: Claim, checkpoint: Checkpoint, source: Chunk, transformer: Transformer | None
+        self,
+        claim: Claim,
+        checkpoint: Checkpoint,
+        source: Chunk,
+        transformer: Transformer | None,
+        tally: Tally,
     ) -> Chunk:
         frontier = checkpoint.frontier
         chunk = replace(
@@ -451,17 +476,29 @@ class StageRunner:
         )
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
-        table = self._fetch(source)
+        table = self._fetch(source).table
         failpoint("transform.before_apply")
-        result, state = transformer.apply(table, checkpoint.state, source)
+        made = transformer.apply(table, checkpoint.state, source)
         failpoint("transform.after_apply")
-        return self._stage(claim, result, replace(chunk, rows=result.num_rows, state=state))
+        if made.rejects is not None:
+            where = f"transform of {self._lane}, chunk {chunk.seq}"
+            tally += Tally(chunk.rows_in, len(made.rejects))
+            self._attempt.policy.check(tally, made.rejects.cursors, where)
+        chunk = replace(
+            chunk,
+            rows=made.table.num_rows,
+            rejected=len(made.rejects) if made.rejects is not None else 0,
+            state=made.state,
+        )
+        return self._stage(claim, made.table, chunk, made.rejects)
 
-    def _stage(self, claim: Claim, table: pa.Table, chunk: Chunk) -> Chunk:
+    def _stage(
+        self, claim: Claim, table: pa.Table, chunk: Chunk, rejects: Rejects | None = None
+    ) -> Chunk:
         """E2: write the file, durable; the chunk comes back with its name, size and digest."""
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
-        data = codec.encode(table)
+        data = codec.encode(table, rejects)
         digest = codec.digest(data)
         file = StagedFile(
             chunk.incarnation, claim.stage.value, chunk.seq, claim.fence, int(time.time())
@@ -481,7 +518,7 @@ class StageRunner:
         failpoint(f"{claim.stage}.after_append")
         return advanced
 
-    def _fetch(self, chunk: Chunk) -> pa.Table:
+    def _fetch(self, chunk: Chunk) -> StagedFile:
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
         data = self._ports.staging.get(chunk.name)
@@ -490,7 +527,7 @@ class StageRunner:
         except StagedChunkError:
             self._mark_unfit(chunk)
             raise
-        return codec.decode(data)
+        return codec.decode_file(data)
 
     def _mark_unfit(self, chunk: Chunk) -> None:
         """Have the chunk staged anew when the stage that staged it runs again; best effort."""
@@ -513,18 +550,20 @@ class StageRunner:
     ) -> Checkpoint:
         """L1-L5: one chunk, one transaction; a chunk that an earlier attempt loaded is skipped."""
         advanced = checkpoint.advance(chunk, at=now())
-        table = self._fetch(chunk)
+        staged = self._fetch(chunk)
         failpoint("load.before_load")
         try:
-            loaded = self._ports.warehouse.load(claim, chunk, table)
-        except (PreflightError, ValueNotCarriedError):
+            loaded = self._ports.warehouse.load(
+                claim, chunk, staged.table, staged.rejects, self._attempt.policy
+            )
+        except (PreflightError, TooManyRejectedError, ValueNotCarriedError):
             # The rows may be what has to change: a corrected transform must not keep them.
             self._mark_unfit(chunk)
             raise
         if loaded.already:
             log.info("load %s: chunk %s was loaded by an earlier try", self._lane, chunk.seq)
         else:
-            progress.chunk(chunk.seq, chunk.rows_in, loaded.rows, chunk.high)
+            progress.chunk(chunk.seq, chunk.rows_in, loaded.rows, chunk.high, loaded.rejected)
         return advanced
 
     def _note_loaded(self, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -25,16 +26,46 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.callables import Mode
     from airflow_checkpoint_etl.protocol import Chunk
+    from airflow_checkpoint_etl.quarantine import Rejects
 
 State = dict[str, Any]
+
+MAX_STATE: Final = 1 << 20
+"""Bytes a transform's state may have as JSON text: every manifest entry and ledger row carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """What a transform made of one chunk.
+
+    Attributes:
+        table: the transformed rows.
+        state: the state after them, JSON text; None for a transform without state.
+        rejects: the records that were rejected; None when there are none.
+    """
+
+    table: pa.Table
+    state: str | None = None
+    rejects: Rejects | None = None
 
 
 class Transformer(Protocol):
     """Applies a transform to one chunk."""
 
-    def apply(
-        self, table: pa.Table, state: str | None, chunk: Chunk
-    ) -> tuple[pa.Table, str | None]:
+    @property
+    def stateful(self) -> bool:
+        """Whether the transform carries a state from chunk to chunk."""
+        ...
+
+    def rejecting(self) -> Transformer:
+        """Return the same transform for ``on_error="quarantine"``: it rejects records and goes on.
+
+        Raises:
+            ConfigurationError: it cannot tell which records are at fault.
+        """
+        ...
+
+    def apply(self, table: pa.Table, state: str | None, chunk: Chunk) -> Transformed:
         """Return the transformed rows and the state after them.
 
         Args:
@@ -86,16 +117,31 @@ class CallableTransformer:
         """End before the next record."""
         self._cancelled = True
 
-    def apply(
-        self, table: pa.Table, state: str | None, chunk: Chunk
-    ) -> tuple[pa.Table, str | None]:
+    @property
+    def stateful(self) -> bool:
+        """Whether the transform carries a state from chunk to chunk."""
+        return self._initial_state is not None
+
+    def rejecting(self) -> Transformer:
+        """Return the same transform, rejecting the records it cannot carry on."""
+        from airflow_checkpoint_etl.rejecting import RejectingTransformer  # noqa: PLC0415  a cycle
+
+        return RejectingTransformer(
+            self._function,
+            self._mode,
+            self._initial_state,
+            self._output_columns,
+            self._cursor_columns,
+        )
+
+    def apply(self, table: pa.Table, state: str | None, chunk: Chunk) -> Transformed:
         """Return the transformed rows and the state after them; see :class:`Transformer`."""
         current = self._open_state(state)
         if self._mode == "batch":
             result = self._apply_batch(table, current, chunk)
         else:
             result = self._apply_records(table, current, chunk)
-        return result, self._close_state(current, chunk)
+        return Transformed(result, self._close_state(current, chunk))
 
     # --- state ---------------------------------------------------------------------------------
 
@@ -110,13 +156,21 @@ class CallableTransformer:
         if state is None:
             return None
         try:
-            return json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        except (TypeError, ValueError) as error:
+            text = json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             message = (
                 f"{self._name}: the state after chunk {chunk.seq} is not JSON ({type(error).__name__}); "
                 "keep only numbers, texts, booleans, lists and dicts in it"
             )
             raise TransformError(message) from None
+        if len(text) > MAX_STATE:  # ASCII, so characters are bytes
+            message = (
+                f"{self._name}: the state after chunk {chunk.seq} has {len(text):,} bytes as JSON, more "
+                f"than {MAX_STATE:,}; every chunk's manifest entry and ledger row carries it. Keep "
+                "totals in it rather than rows, or join with a table in the warehouse instead"
+            )
+            raise TransformError(message)
+        return text
 
     # --- rows ----------------------------------------------------------------------------------
 
@@ -124,12 +178,15 @@ class CallableTransformer:
         try:
             result = self._function(table) if state is None else self._function(table, state)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises
-            raise TransformError(self._raised(error, f"in {_interval(chunk)}")) from None
+            raise TransformError(self._raised(error, f"in {interval(chunk)}")) from None
+        return self._checked_batch(result, table, chunk)
+
+    def _checked_batch(self, result: Any, table: pa.Table, chunk: Chunk) -> pa.Table:
         if isinstance(result, pa.RecordBatch):
             result = pa.Table.from_batches([result])
         if not isinstance(result, pa.Table):
             message = (
-                f"{self._name} returned {type(result).__name__} for {_interval(chunk)}; with "
+                f"{self._name} returned {type(result).__name__} for {interval(chunk)}; with "
                 'mode="batch" it must return a pyarrow.Table'
             )
             raise TransformError(message)
@@ -181,7 +238,7 @@ class CallableTransformer:
             for name in self._cursor_columns
             if name in table.column_names
         )
-        return f"for the record {key or f'number {position + 1}'} of {_interval(chunk)}"
+        return f"for the record {key or f'number {position + 1}'} of {interval(chunk)}"
 
     def _uneven(self, row: dict[str, Any], names: set[str], where: str) -> str:
         missing, extra = sorted(names - row.keys()), sorted(row.keys() - names)
@@ -192,16 +249,20 @@ class CallableTransformer:
         )
 
     def _raised(self, error: Exception, where: str) -> str:
-        # The exception's own text may quote the row, so its type and place in the code stand for it.
+        place = self._place(error)
+        return (
+            f"{self._name} raised {type(error).__name__}{place and f' {place},'} {where}. Nothing of "
+            "the chunk was kept; mend the transform, then clear this task; the rows stay as they were read"
+        )
+
+    def _place(self, error: Exception) -> str:
+        """Say where the user's code raised: the exception's own text may quote the row."""
         frames = traceback.extract_tb(error.__traceback__)
         code = getattr(self._function, "__code__", None)
         own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
-        place = f" in {own[-1].name}, line {own[-1].lineno}," if own else ""
-        return (
-            f"{self._name} raised {type(error).__name__}{place} {where}. Nothing of the chunk was kept; "
-            "mend the transform, then clear this task; the rows stay as they were read"
-        )
+        return f"in {own[-1].name}, line {own[-1].lineno}" if own else ""
 
 
-def _interval(chunk: Chunk) -> str:
+def interval(chunk: Chunk) -> str:
+    """Name a chunk for people by its number and its ends."""
     return f"chunk {chunk.seq} ({cursors.display(chunk.low)}, {cursors.display(chunk.high)}]"

@@ -105,6 +105,7 @@ class World:
             owner=Owner("dag", run, task, try_number=try_number, clear_number=clear_number),
             fingerprint=self.configure().fingerprint(),
             settings=self.configure().settings(),
+            policy=self.configure().policy,
         )
         return StageRunner(ports, replace(attempt, **self.attempt)), ports
 

@@ -21,6 +21,7 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.ports import Claim, LaneState, Loaded
 from airflow_checkpoint_etl.protocol import Frontier, Stage
+from airflow_checkpoint_etl.quarantine import Tally
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
     from airflow_checkpoint_etl.ports import Floor, LaneSpec, Run
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
+    from airflow_checkpoint_etl.quarantine import Policy, Rejects
 
 
 def _now() -> dt.datetime:
@@ -35,7 +37,8 @@ def _now() -> dt.datetime:
 
 
 class InMemoryWarehouse:
-    """Loaded rows in ``rows``, loaded chunks in ``ledger``; safe between threads.
+    """Loaded rows in ``rows``, loaded chunks in ``ledger``, rejected records (cursor and reason) in
+    ``quarantine``; safe between threads.
 
     Args:
         config: the pipeline's warehouse, for its write mode and key.
@@ -46,6 +49,7 @@ class InMemoryWarehouse:
         self._config, self._cursor_columns = config, cursor_columns
         self.rows: list[dict[str, Any]] = []
         self.ledger: list[Chunk] = []
+        self.quarantine: list[tuple[str, str]] = []
         self._loaded: Counter[tuple[Lane, str, str]] = Counter()
         self._lanes: dict[Lane, LaneState] = {}
         self._fingerprints: dict[Lane, str] = {}
@@ -145,7 +149,22 @@ class InMemoryWarehouse:
     def accept(self, schema: pa.Schema) -> None:
         """Every schema fits a list of dicts."""
 
-    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
+    def tally(self, claim: Claim) -> Tally:  # noqa: ARG002
+        """Return what was loaded from here: in memory there is one run at a time."""
+        with self._lock:
+            return Tally(
+                sum(chunk.rows_in for chunk in self.ledger),
+                sum(chunk.rejected for chunk in self.ledger),
+            )
+
+    def load(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        table: pa.Table,
+        rejects: Rejects | None = None,
+        policy: Policy | None = None,  # noqa: ARG002  a list refuses no row
+    ) -> Loaded:
         """Load one chunk by the same compare-and-set as the real warehouse."""
         from airflow_checkpoint_etl.records import to_records  # noqa: PLC0415
 
@@ -170,6 +189,8 @@ class InMemoryWarehouse:
                 swept=chunk.swept or at.swept,
             )
             self._write(list(to_records(table)))
+            if rejects is not None:
+                self.quarantine += zip(rejects.cursors, rejects.reasons, strict=True)
             self.ledger.append(chunk)
             self._loaded[claim.lane, claim.owner.dag_id, claim.owner.run_id] += 1
             self._lanes[claim.lane] = replace(
@@ -179,7 +200,7 @@ class InMemoryWarehouse:
                 rows_total=lane.rows_total + chunk.rows,
                 updated_at=_now().isoformat(),
             )
-            return Loaded(frontier, chunk.rows, len(self.ledger))
+            return Loaded(frontier, chunk.rows, len(self.ledger), rejected=chunk.rejected)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self._config.write == "append":

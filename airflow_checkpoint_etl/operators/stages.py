@@ -137,6 +137,7 @@ class CheckpointStageOperator(BaseOperator):
             grace=dt.timedelta(seconds=self.pipeline.staging_grace),
             progress_seconds=settings.progress_seconds,
             settings=self.pipeline.settings(),
+            policy=self.pipeline.policy,
             **self._options(),
         )
 
@@ -275,9 +276,14 @@ class CheckpointTransformOperator(CheckpointStageOperator):
     ) -> None:
         super().__init__(**kwargs)
         if python_callable is not None:
-            from airflow_checkpoint_etl.callables import check_callable  # noqa: PLC0415
+            from airflow_checkpoint_etl.callables import (  # noqa: PLC0415
+                check_callable,
+                check_rejecting,
+            )
 
             check_callable(python_callable, mode, initial_state)
+            if self.pipeline.on_error == "quarantine":
+                check_rejecting(mode, initial_state)
         self.python_callable = python_callable
         self.mode = mode
         self.initial_state = initial_state

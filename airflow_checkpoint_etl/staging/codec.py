@@ -1,4 +1,7 @@
-"""A staged chunk is an Arrow IPC stream with Zstandard-compressed buffers, and its digest is SHA-256.
+"""A staged chunk is a file of Arrow IPC streams with compressed buffers, and its digest is SHA-256.
+
+The first stream is the chunk's rows. Where a transform rejected records, two more follow: the records as
+they came in, and where they are and why. All are under the one digest.
 
 The digest is of the stored bytes and is kept in the manifest. Verify first, decode then: a file whose
 digest is right is a file this package wrote.
@@ -7,57 +10,74 @@ digest is right is a file this package wrote.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
 from airflow_checkpoint_etl.errors import StagedChunkError
+from airflow_checkpoint_etl.quarantine import Rejects
+from airflow_checkpoint_etl.streams import MAX_DECODED, read_streams, write_streams
 
-MAX_DECODED: Final = 4 << 30
-"""Bytes a decoded chunk may take in memory, unless the caller says otherwise."""
-
-_LEVEL: Final = 1  # more costs time on both ends and saves little
 _RESTAGE: Final = "run the task that stages it again: clear it with Downstream"
+_STREAMS: Final = (1, 3)
+"""How many streams a file has: the rows, or the rows and two for rejected records."""
 
 
-def encode(table: pa.Table) -> bytes:
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """What a staged file holds.
+
+    Attributes:
+        table: the chunk's rows.
+        rejects: the records the transform rejected; None when there are none.
+    """
+
+    table: pa.Table
+    rejects: Rejects | None = None
+
+
+def encode(table: pa.Table, rejects: Rejects | None = None) -> bytes:
     """Return the bytes of a staged file: every row, and the schema's and its fields' metadata."""
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=_LEVEL))
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    tables = [table]
+    if rejects is not None:
+        why = pa.table(
+            {
+                "cursor": pa.array(rejects.cursors, pa.string()),
+                "reason": pa.array(rejects.reasons, pa.string()),
+            }
+        )
+        tables += [rejects.records, why]
+    return write_streams(tables)
 
 
 def decode(data: bytes, limit: int = MAX_DECODED) -> pa.Table:
-    """Return the table of a staged file.
+    """Return the rows of a staged file; see :func:`decode_file`."""
+    return decode_file(data, limit).table
+
+
+def decode_file(data: bytes, limit: int = MAX_DECODED) -> StagedFile:
+    """Return what a staged file holds.
 
     Args:
         data: the file; verify its digest first.
         limit: bytes its record batches may take in memory together.
 
     Raises:
-        StagedChunkError: it is no Arrow stream, is cut short, or grows above the limit.
+        StagedChunkError: it is no Arrow file of ours, is cut short, or grows above the limit.
     """
-    batches: list[pa.RecordBatch] = []
-    size = 0
-    try:
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            for batch in reader:
-                size += batch.nbytes
-                if size > limit:
-                    message = (
-                        f"a staged file of {len(data):,} bytes decodes to more than {limit:,} bytes, "
-                        f"which is refused; lower chunk_rows or chunk_bytes, then {_RESTAGE}"
-                    )
-                    raise StagedChunkError(message)
-                batches.append(batch)
-            table = pa.Table.from_batches(batches, schema=reader.schema)
-        table.validate()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        message = f"a staged file of {len(data):,} bytes is no readable Arrow stream; {_RESTAGE}"
-        raise StagedChunkError(message) from error
-    return table
+    streams = read_streams(data, limit, _RESTAGE)
+    if len(streams) not in _STREAMS:
+        message = f"a staged file of {len(data):,} bytes holds {len(streams)} streams; {_RESTAGE}"
+        raise StagedChunkError(message)
+    if len(streams) == 1:
+        return StagedFile(streams[0])
+    table, records, why = streams
+    if records.num_rows != why.num_rows or why.column_names != ["cursor", "reason"]:
+        message = f"the rejected records of a staged file do not fit together; {_RESTAGE}"
+        raise StagedChunkError(message)
+    cursors, reasons = (tuple(column.to_pylist()) for column in why.columns)
+    return StagedFile(table, Rejects(records, cursors, reasons))
 
 
 def digest(data: bytes) -> str:

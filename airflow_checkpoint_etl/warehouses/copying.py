@@ -74,6 +74,8 @@ class Encoder:
             ready = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
             try:
                 encoded = encoder.write_batch(ready)
+            except MemoryError:
+                raise
             except Exception as error:  # noqa: BLE001  its text may hold a value
                 message = (
                     f"target {self._target}: a chunk could not be encoded ({type(error).__name__}); "

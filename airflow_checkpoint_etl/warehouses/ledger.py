@@ -26,6 +26,7 @@ from airflow_checkpoint_etl.migrations import migrate, read_script
 from airflow_checkpoint_etl.ports import Claim, LaneState, Run
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import Frontier, Stage
+from airflow_checkpoint_etl.quarantine import Tally
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -349,6 +350,11 @@ class Ledger:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
         row = self._session.row(SQL["loaded_in_run"], _key(claim.lane) | _task(claim.owner))
         return int(row[0]) if row else 0
+
+    def tally(self, claim: Claim) -> Tally:
+        """Return what this DAG run's loaded chunks have read and rejected, over all its tries."""
+        row = self._session.row(SQL["tally"], _key(claim.lane) | _task(claim.owner))
+        return Tally(*row) if row else Tally()
 
     def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:
         """Return the newest chunk whose ledger row is older than the grace period; 0 for none."""

@@ -97,14 +97,24 @@ create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
 
 -- Rejected records, committed in the load transaction of their chunk.
 create table checkpoint_etl.quarantine (
-    ledger_id bigint      not null references checkpoint_etl.ledger (id),
-    ordinal   integer     not null,
-    stage     text        not null,
-    cursor    text        not null,
-    reason    text        not null,
-    payload   jsonb,
+    ledger_id  bigint      not null references checkpoint_etl.ledger (id),
+    ordinal    integer     not null,
+    stage      text        not null,      -- which one rejected it: transform or load
+    position   integer     not null,      -- its row in the chunk's quarantine_file of this stage
+    cursor     text        not null,      -- '' where the record does not say
+    reason     text        not null,      -- type and place, never a value
+    payload    jsonb,                     -- the record for people: row values
     created_at timestamptz not null default clock_timestamp(),
+    tried_at   timestamptz,               -- when a replay failed on it last
     primary key (ledger_id, ordinal)
+);
+
+-- The same records exactly as they travelled, an Arrow file per chunk and stage, for replaying them.
+create table checkpoint_etl.quarantine_file (
+    ledger_id bigint not null references checkpoint_etl.ledger (id),
+    stage     text   not null,
+    data      bytea  not null,
+    primary key (ledger_id, stage)
 );
 
 -- A range that is loaded in parts: at most one open plan per pipeline.

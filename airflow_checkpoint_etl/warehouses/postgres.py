@@ -8,6 +8,7 @@ in-doubt commit resolves itself and no COPY is done twice.
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl.cursor import BEGIN
@@ -23,7 +24,9 @@ from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Loaded
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
+from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
+from airflow_checkpoint_etl.warehouses.quarantine import keep
 from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
 from airflow_checkpoint_etl.warehouses.target import TargetTable
 
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Run
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
+    from airflow_checkpoint_etl.quarantine import Rejects
+
+log = logging.getLogger(__name__)
 
 _IDLE_TIMEOUT: Final = "10min"
 """How long a load transaction may sit idle (its worker frozen) before the server ends it."""
@@ -53,13 +59,13 @@ class PostgresWarehouseAdapter:
     def __init__(
         self, config: PostgresWarehouse, connect: Connect, cursor_columns: tuple[str, ...]
     ) -> None:
-        self._config = config
+        self._config, self._cursor_columns = config, cursor_columns
         self._control = Session(connect, "checkpoint_etl control")
         self._beat = Session(connect, "checkpoint_etl heartbeat")
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)
         self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
-        self._admin = LaneAdmin(self._control, config.lock_timeout)
+        self._admin = LaneAdmin(self._control, config.lock_timeout, self._target)
         self._schema: pa.Schema | None = None
         self._schema_digest = ""
         self._target_oid: int | None = None
@@ -178,14 +184,33 @@ class PostgresWarehouseAdapter:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
         return self._ledger.loaded_in_run(claim)
 
+    def tally(self, claim: Claim) -> Tally:
+        """Return what this DAG run's loaded chunks have read and rejected, over all its tries."""
+        return self._ledger.tally(claim)
+
     def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:
         """Return the newest chunk whose ledger row is older than the grace period; 0 for none."""
         return self._ledger.loaded_before(lane, incarnation, grace)
 
     # --- the load transaction ------------------------------------------------------------------
 
-    def load(self, claim: Claim, chunk: Chunk, table: pa.Table) -> Loaded:
+    def load(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        table: pa.Table,
+        rejects: Rejects | None = None,
+        policy: Policy | None = None,
+    ) -> Loaded:
         """Load one chunk in one transaction; see the port for what it raises."""
+        policy = policy or Policy()
+        rejected = len(rejects) if rejects is not None else 0
+        if (table.num_rows, rejected) != (chunk.rows, chunk.rejected):
+            message = (
+                f"chunk {chunk.seq} of {claim.lane} should hold {chunk.rows} rows and {chunk.rejected} "
+                f"rejected records, but its file holds {table.num_rows} and {rejected}"
+            )
+            raise StagedChunkError(message)
         if table.num_rows:
             self.accept(table.schema)
         with self._data.transaction():
@@ -195,14 +220,17 @@ class PostgresWarehouseAdapter:
             if row is not None:
                 ledger_id, generation, swept = row
                 failpoint("load.before_rows")
-                written = self._write(table, ledger_id)
+                written, refused = self._write(chunk, table, ledger_id, policy)
                 failpoint("load.after_rows")
-                if written != chunk.rows:
+                if written + (len(refused) if refused else 0) != chunk.rows:
                     message = (
                         f"chunk {chunk.seq} of {claim.lane} should hold {chunk.rows} rows but "
                         f"{written} were written; the transaction is rolled back"
                     )
                     raise StagedChunkError(message)
+                if rejects is not None or refused is not None:
+                    rejected = self._quarantine(claim, chunk, ledger_id, rejects, refused)
+                    self._check_limits(claim, chunk, policy, rejects, refused)
                 self._data.rows(SQL["stamp_ledger"], {"id": ledger_id})
                 failpoint("load.before_commit")
             # From here the commit may have landed, whatever this process hears of it.
@@ -212,12 +240,67 @@ class PostgresWarehouseAdapter:
         frontier = Frontier(
             chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest, swept
         )
-        return Loaded(frontier, chunk.rows, ledger_id)
+        return Loaded(frontier, written, ledger_id, rejected=rejected)
 
-    def _write(self, table: pa.Table, ledger_id: int) -> int:
+    def _write(
+        self, chunk: Chunk, table: pa.Table, ledger_id: int, policy: Policy
+    ) -> tuple[int, Rejects | None]:
+        """Write the rows; return how many, and those the target refused where they may be kept aside."""
         if not table.num_rows:  # every record of the chunk was dropped: only the frontier moves
-            return 0
-        return self._target.write(self._data.connection, table, ledger_id)
+            return 0, None
+        connection = self._data.connection
+        if not policy.quarantines:
+            return self._target.write(connection, table, ledger_id), None
+        reasons = self._target.write_fitting(connection, table, ledger_id)
+        refused = rejects_of(table, reasons, self._cursor_columns, chunk.high)
+        return table.num_rows - len(reasons), refused
+
+    def _quarantine(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        ledger_id: int,
+        rejects: Rejects | None,
+        refused: Rejects | None,
+    ) -> int:
+        """Keep the chunk's rejected records under its ledger row; return how many there are."""
+        failpoint("quarantine.before_records")
+        count = 0
+        for stage, found in ((Stage.TRANSFORM, rejects), (Stage.LOAD, refused)):
+            if found is not None:
+                keep(self._data, ledger_id, stage, found, count)
+                count += len(found)
+        if refused is not None:
+            parameters = {"id": ledger_id, "refused": len(refused)}
+            self._data.rows(SQL["count_refused"], parameters)
+            log.warning(
+                "load %s: the target refused %s of %s rows of chunk %s; they are in quarantine",
+                claim.lane,
+                f"{len(refused):,}",
+                f"{chunk.rows:,}",
+                chunk.seq,
+            )
+        failpoint("quarantine.after_records")
+        return count
+
+    def _check_limits(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        policy: Policy,
+        rejects: Rejects | None,
+        refused: Rejects | None,
+    ) -> None:
+        """Check the run's rejected records, this chunk's included; its ledger row counts them."""
+        key = {
+            "pipeline": claim.lane.pipeline,
+            "part": claim.lane.part,
+            "dag_id": claim.owner.dag_id,
+            "run_id": claim.owner.run_id,
+        }
+        tally = Tally(*(self._data.row(SQL["tally"], key) or (0, 0)))
+        first = [text for found in (rejects, refused) if found for text in found.cursors]
+        policy.check(tally, first, f"load of {claim.lane}, chunk {chunk.seq}")
 
     def _settings(self, claim: Claim) -> dict[str, str]:
         return {
@@ -244,6 +327,7 @@ class PostgresWarehouseAdapter:
             "swept": chunk.swept,
             "rows_in": chunk.rows_in,
             "rows": chunk.rows,
+            "rejected": chunk.rejected,
             "digest": chunk.digest,
             "input_digest": chunk.input_digest,
             "schema_digest": self._schema_digest,
@@ -281,7 +365,9 @@ class PostgresWarehouseAdapter:
                 },
             )
             if row and row[0] == chunk.digest:
-                return Loaded(state.frontier, int(row[1]), int(row[2]), already=True)
+                return Loaded(
+                    state.frontier, int(row[1]), int(row[2]), already=True, rejected=int(row[3])
+                )
         message = (
             f"the load frontier of {claim.lane} is at chunk {state.frontier.seq}, "
             f"{state.frontier.cursor}; chunk {chunk.seq} ({chunk.low}, {chunk.high}] does not "

@@ -1,8 +1,9 @@
-"""Rewind, reset, resync and release: what is done to a lane beside loading it.
+"""Rewind, reset, resync, release and replay: what is done to a lane beside loading it.
 
-Each command is one transaction that locks the lane's row first, draws a new incarnation, raises every
-stage's fence and writes an audit row. A load that runs meanwhile waits for the row and then finds the
-lane in another life; chunks that were staged before are dead, because their incarnation is.
+Each command is one transaction that locks the lane's row first and writes an audit row; all but release
+and replay draw a new incarnation and raise every stage's fence. A load that runs meanwhile waits for the
+row and then finds the lane in another life; chunks that were staged before are dead, because their
+incarnation is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from airflow_checkpoint_etl import sweep
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     FencedError,
+    ReplayError,
     RewindError,
     StageBusyError,
 )
@@ -29,14 +31,17 @@ from airflow_checkpoint_etl.ports import Floor, RewindRequest, Rewound
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import Frontier, IllegalMove, Stage, rewind
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
+from airflow_checkpoint_etl.warehouses.ledger import SQL as STATEMENTS
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
+from airflow_checkpoint_etl.warehouses.quarantine import Replay, check_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_checkpoint_etl.ports import Claim, Run
+    from airflow_checkpoint_etl.ports import Claim, Replayed, ReplayRequest, Run
     from airflow_checkpoint_etl.postgres import Session
     from airflow_checkpoint_etl.protocol import Lane
+    from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +54,13 @@ class LaneAdmin:
     Args:
         session: for the commands' transactions.
         lock_timeout: seconds to wait for a lane that a load transaction holds.
+        target: the table to replay quarantined records into; None: nothing is replayed.
     """
 
-    def __init__(self, session: Session, lock_timeout: float) -> None:
-        self._session, self._lock_timeout = session, lock_timeout
+    def __init__(
+        self, session: Session, lock_timeout: float, target: TargetTable | None = None
+    ) -> None:
+        self._session, self._lock_timeout, self._target = session, lock_timeout, target
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -166,6 +174,34 @@ class LaneAdmin:
             owner = f"{dag_id}.{task_id} of {run_id}, try {try_number}"
             self._note(lane, "release", actor, reason, {"stage": stage.value, "owner": owner})
         return owner
+
+    def replay(self, lane: Lane, request: ReplayRequest, *, dry_run: bool) -> Replayed:
+        """Try quarantined records again; see ``ports.WarehouseAdmin``."""
+        if self._target is None:
+            message = f"{lane}: its target is not known here, so nothing can be replayed"
+            raise ReplayError(message)
+        with self._transaction(lane):
+            _, target_oid, _ = self._lock(lane)
+            failpoint("replay.after_lock")
+            self._session.rows(STATEMENTS["prepare_transaction"], self._replay_settings(lane))
+            check_target(self._session, self._target, lane, target_oid)
+            replayed = Replay(self._session, self._target, lane).run(request)
+            detail = {name: getattr(replayed, name) for name in replayed.__slots__}
+            self._note(lane, "replay", request.actor, request.reason, detail)
+            if dry_run:
+                raise psycopg.Rollback
+            failpoint("replay.before_commit")
+        if not dry_run:
+            failpoint("replay.after_commit")
+        return replayed
+
+    def _replay_settings(self, lane: Lane) -> dict[str, str]:
+        return {
+            "application_name": f"checkpoint_etl replay {lane}",
+            "lock_timeout": f"{int(self._lock_timeout * 1000)}ms",
+            "statement_timeout": "0",
+            "idle_timeout": "10min",
+        }
 
     # --- steps of a rewind ---------------------------------------------------------------------
 

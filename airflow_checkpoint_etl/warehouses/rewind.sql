@@ -61,9 +61,15 @@ where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s;
 
 -- name: drop_quarantined
 -- Their rejected records come again.
-delete from checkpoint_etl.quarantine
+with dropped as (
+    delete from checkpoint_etl.quarantine
+    using checkpoint_etl.ledger
+    where ledger.id = quarantine.ledger_id
+      and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s
+)
+delete from checkpoint_etl.quarantine_file
 using checkpoint_etl.ledger
-where ledger.id = quarantine.ledger_id
+where ledger.id = quarantine_file.ledger_id
   and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s;
 
 -- name: take_back

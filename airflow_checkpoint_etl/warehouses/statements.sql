@@ -205,10 +205,10 @@ with moved as (
     returning generation, swept
 )
 insert into checkpoint_etl.ledger
-    (pipeline, part, incarnation, generation, seq, low, high, rows_in, rows, digest, input_digest,
-     state_digest, state, swept, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
+    (pipeline, part, incarnation, generation, seq, low, high, rows_in, rows, rows_rejected, digest,
+     input_digest, state_digest, state, swept, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
 select %(pipeline)s, %(part)s, %(incarnation)s, moved.generation, %(seq)s, %(low)s, %(high)s,
-       %(rows_in)s, %(rows)s, %(digest)s, %(input_digest)s, %(state_digest)s, %(state)s,
+       %(rows_in)s, %(rows)s, %(rejected)s, %(digest)s, %(input_digest)s, %(state_digest)s, %(state)s,
        moved.swept, %(schema_digest)s, %(fence)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
        %(try_number)s
 from moved
@@ -218,9 +218,29 @@ returning id, generation, swept;
 -- When the rows were in, just before the commit.
 update checkpoint_etl.ledger set loaded_at = clock_timestamp() where id = %(id)s;
 
+-- name: count_refused
+-- The target refused rows of the chunk: what advance_lane counted as loaded is in quarantine instead.
+with refused as (
+    update checkpoint_etl.ledger
+    set rows = rows - %(refused)s, rows_rejected = rows_rejected + %(refused)s
+    where id = %(id)s
+    returning pipeline, part
+)
+update checkpoint_etl.lane
+set rows_total = rows_total - %(refused)s
+from refused
+where lane.pipeline = refused.pipeline and lane.part = refused.part;
+
+-- name: tally
+-- What this DAG run's chunks that count have read and rejected, over all its tries.
+select coalesce(sum(rows_in), 0)::bigint, coalesce(sum(rows_rejected), 0)::bigint
+from checkpoint_etl.ledger
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s
+  and rewound_at is null;
+
 -- name: loaded_chunk
 -- What was loaded under this number, to tell "already loaded" from "something else is there".
-select digest, rows, id
+select digest, rows, id, rows_rejected
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnation)s
   and seq = %(seq)s;

@@ -20,11 +20,14 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.warehouses import catalog, checks
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, TargetFacts, quoted
 from airflow_checkpoint_etl.warehouses.ddl import new_table
+from airflow_checkpoint_etl.warehouses.fitting import write_fitting
 from airflow_checkpoint_etl.warehouses.loading import Accepted, write_rows
 from airflow_checkpoint_etl.warehouses.refusals import translated
 from airflow_checkpoint_etl.warehouses.wire import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
     import pyarrow as pa
 
@@ -139,6 +142,37 @@ class TargetTable:
             TypeMismatchError: the target was changed, and the rows do not fit it any more.
             PreflightError: the target is gone, was replaced or does not take every row.
         """
+        accepted = self._ready(connection, table)
+        if not table.num_rows:
+            return 0
+        return write_rows(connection, accepted, table, ledger_id)
+
+    def write_fitting(
+        self,
+        connection: psycopg.Connection[Any],
+        table: pa.Table,
+        ledger_id: int,
+        bounds: Sequence[int] | None = None,
+    ) -> dict[int, str]:
+        """Write the rows that fit, and return why the others were refused, by their unit's place.
+
+        Args:
+            connection: with an open transaction, which is left open; savepoints are set in it.
+            table: the chunk's rows.
+            ledger_id: the chunk's ledger row.
+            bounds: where each unit begins, and the number of rows: rows of one unit are written
+                together or not at all. None: every row is a unit.
+
+        Raises:
+            TypeMismatchError: the target was changed, and the rows do not fit it any more.
+            PreflightError: the target is gone, was replaced or does not take every row.
+        """
+        accepted = self._ready(connection, table)
+        places = range(table.num_rows + 1) if bounds is None else bounds
+        return write_fitting(connection, accepted, table, ledger_id, places)
+
+    def _ready(self, connection: psycopg.Connection[Any], table: pa.Table) -> Accepted:
+        """Return the plan for the rows, with the table held still until the commit."""
         if connection.info.transaction_status != pq.TransactionStatus.INTRANS:
             message = "rows are written inside the load's transaction only, and none is open"
             raise PreflightError(message)
@@ -149,10 +183,7 @@ class TargetTable:
                 'set "client_encoding": "utf8" in the extras of the connection'
             )
             raise PreflightError(message)
-        accepted = self._current(connection, table.schema)
-        if not table.num_rows:
-            return 0
-        return write_rows(connection, accepted, table, ledger_id)
+        return self._current(connection, table.schema)
 
     def _current(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> Accepted:
         """Return the plan for these rows and the table as it is and stays until the commit."""
