@@ -32,7 +32,7 @@ _NAME: Final = re.compile(
 )
 
 
-class StagedFile(NamedTuple):
+class StagedName(NamedTuple):
     """What a staged file's name says.
 
     Attributes:
@@ -60,7 +60,7 @@ def staged_prefix(lane: Lane, incarnation: str) -> str:
     return f"{lane_prefix(lane)}{incarnation}/"
 
 
-def staged_name(lane: Lane, stage: Stage, file: StagedFile, digest: str) -> str:
+def staged_name(lane: Lane, stage: Stage, file: StagedName, digest: str) -> str:
     """Return the name of a staged file. The fence and the digest make it immutable."""
     return (
         f"{staged_prefix(lane, file.incarnation)}{stage}/"
@@ -68,12 +68,12 @@ def staged_name(lane: Lane, stage: Stage, file: StagedFile, digest: str) -> str:
     )
 
 
-def read_name(lane: Lane, name: str) -> StagedFile | None:
+def read_name(lane: Lane, name: str) -> StagedName | None:
     """Read a staged file's name, or that of a mark or of a killed put's leftover beside it."""
     found = _NAME.match(name.removeprefix(lane_prefix(lane)))
     if found is None:
         return None
-    return StagedFile(
+    return StagedName(
         found["incarnation"],
         found["stage"],
         int(found["seq"]),

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, TypeVar, get_args
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.quarantine import Policy
@@ -38,7 +38,9 @@ _UNITS: Final = {
     "GB": 1000**3,
 }
 
-SettleMode = Literal["auto", "locks", "transactions", "none"]
+SettleMode = Literal["auto", "locks", "transactions", "sweep", "lag", "none"]
+OnSettleTimeout = Literal["fail", "finish"]
+OnSourceReset = Literal["fail", "continue"]
 WriteMode = Literal["append", "upsert"]
 Lineage = Literal["auto", "always", "never"]
 
@@ -102,11 +104,11 @@ def _names(parameter: str, value: str | tuple[str, ...] | list[str]) -> tuple[st
     return names
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _positive(parameter: str, value: float) -> None:
+def _positive(parameter: str, value: float | None) -> None:
     if not _is_number(value) or not value > 0:  # "not >" refuses NaN too
         raise invalid(parameter, value, "must be positive", "pass a number above zero")
 
@@ -141,11 +143,22 @@ class PostgresSource:
         columns: the columns to read; all of them when left out. The cursor's are always read.
         where: an SQL row filter; it must be immutable per row.
         unique: promise that the cursor is unique where no index proves it.
-        settle: how to wait for transactions that commit late: ``"locks"`` for integers from a
-            sequence, ``"transactions"`` for timestamps, ``"auto"`` chooses, ``"none"`` gives up
-            exactly-once.
+        settle: what is done about transactions that commit late. ``"auto"`` takes ``"locks"`` for
+            integers from one sequence and ``"transactions"`` for timestamps, and refuses what the
+            catalog does not prove. ``"locks"`` waits for the tables' writers, ``"transactions"`` for
+            every transaction of the database. ``"sweep"`` waits for nobody and has every run look
+            below its beginning for rows that appeared since: it works for ids made anywhere, needs
+            ``write="upsert"`` and reads the table's row headers once per run. ``"lag"`` waits for
+            ``settle_lag`` seconds and for nothing else; ``"none"`` does not wait. Both miss rows.
         settle_tables: the tables a ``query`` reads, whose writers must be waited for.
-        settle_timeout: seconds to wait for late transactions before the task fails.
+        settle_conn_id: when reading from a hot standby, the connection of its primary: late
+            transactions are waited for there, and then for the standby to have replayed them.
+        settle_lag: seconds that a run waits between taking its bound and reading, for ``"lag"``.
+        settle_timeout: seconds to wait for late transactions.
+        on_settle_timeout: ``"fail"`` fails the task after them; ``"finish"`` ends the run where the
+            last one ended, with a warning that names who was waited for.
+        on_source_reset: what is done when the source has gone back behind the checkpoint (restored,
+            failed over, truncated with its sequence): ``"fail"``, or ``"continue"`` reading above it.
         chunk_rows: rows a chunk holds at most.
         chunk_bytes: bytes a chunk holds at most in memory, as a number or ``"32MiB"``.
         text_columns: columns to carry as text, for values Arrow cannot hold (infinite dates).
@@ -161,7 +174,11 @@ class PostgresSource:
     unique: bool = False
     settle: SettleMode = "auto"
     settle_tables: tuple[str, ...] = ()
+    settle_conn_id: str | None = None
+    settle_lag: float | None = None
     settle_timeout: float = 3600.0
+    on_settle_timeout: OnSettleTimeout = "fail"
+    on_source_reset: OnSourceReset = "fail"
     chunk_rows: int = 100_000
     chunk_bytes: int | str = "32MiB"
     text_columns: tuple[str, ...] = ()
@@ -183,7 +200,7 @@ class PostgresSource:
                     "no index can prove that a query's cursor is unique",
                     "make sure that it is and pass unique=True",
                 )
-            if not self.settle_tables and self.settle != "none":
+            if not self.settle_tables and self.settle not in {"none", "lag", "sweep"}:
                 msg = "settle_tables"
                 raise invalid(
                     msg,
@@ -206,8 +223,7 @@ class PostgresSource:
         _check_names("text_columns", self.text_columns, self.text_columns)
         for table in self.settle_tables:
             _require_table("settle_tables", table)
-        _choice("settle", self.settle, ("auto", "locks", "transactions", "none"))
-        _positive("settle_timeout", self.settle_timeout)
+        self._check_settling()
         _positive("chunk_rows", self.chunk_rows)
         if not isinstance(self.chunk_rows, int):
             msg = "chunk_rows"
@@ -218,6 +234,40 @@ class PostgresSource:
                 "pass a number of rows, e.g. 100_000",
             )
         object.__setattr__(self, "chunk_bytes", parse_size(self.chunk_bytes, "chunk_bytes"))
+
+    def _check_settling(self) -> None:
+        _choice("settle", self.settle, get_args(SettleMode))
+        _choice("on_settle_timeout", self.on_settle_timeout, get_args(OnSettleTimeout))
+        _choice("on_source_reset", self.on_source_reset, get_args(OnSourceReset))
+        _positive("settle_timeout", self.settle_timeout)
+        if self.settle == "lag":
+            _positive("settle_lag", self.settle_lag)
+        elif self.settle_lag is not None:
+            msg = "settle_lag"
+            raise invalid(
+                msg,
+                self.settle_lag,
+                f'is for settle="lag" alone, and settle is {self.settle!r}',
+                "leave it out",
+            )
+        if self.settle == "sweep" and self.query is not None:
+            msg = "settle"
+            raise invalid(
+                msg,
+                self.settle,
+                "the rows of a query do not say which transaction wrote them",
+                "name a table",
+            )
+        if self.settle_conn_id is not None:
+            _require_text("settle_conn_id", self.settle_conn_id, "an Airflow connection id")
+            if self.settle in {"sweep", "lag", "none"}:
+                msg = "settle_conn_id"
+                raise invalid(
+                    msg,
+                    self.settle_conn_id,
+                    f"nobody is waited for with settle={self.settle!r}",
+                    'leave it out, or choose settle="auto"',
+                )
 
     @property
     def cursor_columns(self) -> tuple[str, ...]:
@@ -350,6 +400,7 @@ class Pipeline:
             )
         _part_of("source", self.source)
         _part_of("warehouse", self.warehouse)
+        self._check_sweep()
         for name in ("checkpoint_conn_id", "staging_conn_id"):
             if getattr(self, name) is not None:
                 _require_text(name, getattr(self, name), "an Airflow connection id")
@@ -396,6 +447,17 @@ class Pipeline:
     def policy(self) -> Policy:
         """What becomes of records that cannot go on."""
         return Policy(self.on_error, self.max_rejected_rows, self.max_rejected_share)
+
+    def _check_sweep(self) -> None:
+        settle = getattr(self.source, "settle", None)
+        if settle == "sweep" and getattr(self.warehouse, "write", None) != "upsert":
+            msg = "settle"
+            raise invalid(
+                msg,
+                settle,
+                "a row that was loaded may be swept up and loaded once more",
+                'pass write="upsert" and key= to the warehouse',
+            )
 
     def _start_values(self, given: Any) -> tuple[str, ...]:
         values = tuple(given) if isinstance(given, (tuple, list)) else (given,)

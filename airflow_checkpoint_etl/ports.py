@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.guarantee import Promise
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
     from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
     from airflow_checkpoint_etl.transform import Transformer
@@ -29,15 +30,20 @@ class SourceFacts:
 
     Attributes:
         identity: which database and relation this is, for noticing that it was replaced.
-        settle: the settle mode in force (``auto`` resolved).
-        guarantee: the delivery guarantee the source side allows, with its reason.
+        promise: what reading it can promise, and on what grounds.
         start: the cursor to start at: BEGIN, or the encoded ``start_after``.
+        accepts_reset: whether to go on when the source has gone back (a new timeline, say).
     """
 
     identity: Mapping[str, str]
-    settle: str
-    guarantee: str
+    promise: Promise
     start: str
+    accepts_reset: bool = False
+
+    @property
+    def settle(self) -> str:
+        """The settle mode in force (``auto`` resolved)."""
+        return self.promise.settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +299,23 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class LaneSpec:
-    """What a new lane is created with, and what an existing one is compared with."""
+    """What a new lane is created with, and what an existing one is compared with.
+
+    Attributes:
+        lane: the lane.
+        fingerprint: of what must not change under the pipeline's id.
+        start: the cursor a new lane starts at.
+        source_identity: which source this is; empty where the stage does not know.
+        settings: what the pipeline looks like, for people and for admin.
+        accepts_reset: whether a source on another timeline is taken as it is.
+    """
 
     lane: Lane
     fingerprint: str
     start: str
     source_identity: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    accepts_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +466,7 @@ class Warehouse(Protocol):
         Raises:
             StageBusyError: another task holds a live lease.
             PipelineChangedError: the fingerprint, source or target changed.
+            SourceResetError: the source was failed over or restored.
             PreflightError: a new lane would load into a table that already holds rows.
         """
         ...

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.sweep import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_checkpoint_etl.protocol import Lane, Stage
+    from airflow_checkpoint_etl.protocol import Chunk, Lane, Stage
 
 log = logging.getLogger("airflow_checkpoint_etl.progress")
 
@@ -73,11 +74,28 @@ class Progress:
         self.chunks = self.rows_in = self.rows = self.kept = self.rejected = 0
         self.first = self.last = self.target = cursors.BEGIN
 
-    def begin(self, at: str, target: str, kept: int) -> None:
-        """Say where this attempt starts and how far it has to go."""
+    def begin(self, at: str, target: str, kept: int, *, sweeping: bool = False) -> None:
+        """Say where this attempt starts and how far it has to go.
+
+        Args:
+            at: where it starts.
+            target: where the run ends.
+            kept: chunks of earlier attempts that are kept.
+            sweeping: whether rows that appeared late below ``at`` come first.
+        """
         self.first = self.last = at
         self.target, self.kept = target, kept
         resumed = f"; {kept:,} chunk(s) of earlier tries are kept" if kept else ""
+        if sweeping:
+            log.info(
+                "%s %s: sweeping rows that appeared late at or below %s, then on to %s%s",
+                self._stage,
+                self._lane,
+                self._at(at),
+                self._at(target),
+                resumed,
+            )
+            return
         if at == target:
             log.info("%s %s: nothing to do at %s%s", self._stage, self._lane, self._at(at), resumed)
             return
@@ -90,26 +108,34 @@ class Progress:
             resumed,
         )
 
-    def chunk(self, seq: int, rows_in: int, rows: int, high: str, rejected: int = 0) -> None:
-        """Count one chunk that is done."""
-        self.rejected += rejected
+    def chunk(self, chunk: Chunk, rows: int | None = None, rejected: int | None = None) -> None:
+        """Count one chunk that is done.
+
+        Args:
+            chunk: the chunk.
+            rows: rows that went out, where that is not what is staged.
+            rejected: records that were rejected, where that is not what is staged.
+        """
+        self.rejected += chunk.rejected if rejected is None else rejected
         self.chunks += 1
-        self.rows_in += rows_in
-        self.rows += rows
-        self.last = high
+        self.rows_in += chunk.rows_in
+        self.rows += chunk.rows if rows is None else rows
+        self.last = chunk.high
         now = self._clock()
         if now - self._spoke >= self._every:
             self._spoke = now
-            log.info("%s %s: %s", self._stage, self._lane, self._line(seq, now))
+            log.info("%s %s: %s", self._stage, self._lane, self._line(chunk, now))
 
-    def _line(self, seq: int, now: float) -> str:
+    def _line(self, chunk: Chunk, now: float) -> str:
         seconds = max(now - self._started, 1e-6)
+        speed = f"{self.rows:,} rows, {self.rows_in / seconds:,.0f} rows/s"
+        if chunk.swept:
+            at = parse(chunk.swept).at
+            way = f", sweeping at {self._at(at)}" if at else ", swept"
+            return f"chunk {chunk.seq:,}, {speed}{way} of {self._at(self.last)}"
         share = cursors.share(self.first, self.last, self.target)
         way = f", {share:.0%} of the way to {self._at(self.target)}" if share is not None else ""
-        return (
-            f"chunk {seq:,}, {self.rows:,} rows, {self.rows_in / seconds:,.0f} rows/s, "
-            f"last {self._at(self.last)}{way}"
-        )
+        return f"chunk {chunk.seq:,}, {speed}, last {self._at(self.last)}{way}"
 
     def _at(self, text: str) -> str:
         return cursors.display(text)

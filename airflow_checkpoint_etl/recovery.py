@@ -109,7 +109,7 @@ class Recovery:
         transformed = transformed[: self._staged_of(state, transformed)]
         consumed = state.frontier.seq
         for result, source in zip(transformed, kept, strict=False):
-            if result.input_digest != source.digest:
+            if not _was_made_from(result, source):
                 break
             consumed = source.seq
         kept = self._still_staged(state, kept, needed_after=consumed)
@@ -133,7 +133,7 @@ class Recovery:
             for seq, entry in sources.items()
             if entry.incarnation == state.frontier.incarnation
         }
-        for length in range(len(kept), -1, -1):
+        for length in range(_up_to_date(kept, sources), -1, -1):
             at = _after(state.frontier, kept[:length])
             source = sources.get(at.seq + 1)
             if is_done(at) or (source is not None and source.low == at.cursor):
@@ -290,6 +290,28 @@ def _after(frontier: Frontier, chunks: Iterable[Chunk]) -> Frontier:
     for chunk in chunks:
         frontier = frontier.advance(chunk)
     return frontier
+
+
+def _was_made_from(result: Chunk, source: Chunk) -> bool:
+    """Whether a transformed chunk is the outcome of an extracted one; two empty files are equal."""
+    return result.input_digest == source.digest and (result.swept_in, result.swept) == (
+        source.swept_in,
+        source.swept,
+    )
+
+
+def _up_to_date(kept: tuple[Chunk, ...], sources: dict[int, Chunk]) -> int:
+    """Return how many transformed chunks, from the first, no sweep that was cut anew replaces.
+
+    Chunks of rows tile the cursor, so what was made from an older cut of them stays good. A sweep's
+    chunks all stand at one cursor: only those of the same cut continue each other.
+    """
+    for position, result in enumerate(kept):
+        source = sources.get(result.seq)
+        sweeps = result.swept or (source is not None and source.swept)
+        if source is not None and sweeps and not _was_made_from(result, source):
+            return position
+    return len(kept)
 
 
 def _totals(state: LaneState, record: StageRecord, kept: tuple[Chunk, ...]) -> tuple[int, int]:

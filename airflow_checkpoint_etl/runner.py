@@ -16,7 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.collect import StagedFile, collect, staged_name, unfit_mark
+from airflow_checkpoint_etl import guarantee
+from airflow_checkpoint_etl.collect import StagedName, collect, staged_name, unfit_mark
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     FencedError,
@@ -127,19 +128,22 @@ class StageRunner:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
         facts = self._ports.source.preflight()
         self._preflight()
-        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, facts.guarantee)
+        settings = self._attempt.settings
+        promised = guarantee.of(facts.promise, write=settings.get("write", "append"))
+        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
         spec = LaneSpec(
             self._lane,
             self._attempt.fingerprint,
             facts.start,
             facts.identity,
-            {**self._attempt.settings, "guarantee": facts.guarantee},
+            {**settings, "settle": facts.settle, "guarantee": str(promised)},
+            facts.accepts_reset,
         )
         with self._working(Stage.EXTRACT, spec, self._reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
             run = self._goal(claim, checkpoint.frontier)
-            progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
+            self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts = self._clock(), 0
             while not self._is_done(checkpoint.frontier, run):
                 self._check()
@@ -155,7 +159,7 @@ class StageRunner:
                     checkpoint = self._recovery.extract(claim).checkpoint
                     continue
                 conflicts = 0
-                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high)
+                progress.chunk(chunk)
             self._confirm(claim)
             return progress.summary()
 
@@ -171,7 +175,7 @@ class StageRunner:
             resumed = self._recovery.transform(claim, is_done)
             checkpoint, conflicts = resumed.checkpoint, 0
             tally = self._tally(claim, resumed.kept)
-            progress.begin(checkpoint.frontier.cursor, run.target, len(resumed.kept))
+            self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             while not is_done(checkpoint.frontier):
                 self._check()
                 source = self._next(claim, resumed.sources, checkpoint.frontier, run)
@@ -186,7 +190,7 @@ class StageRunner:
                     continue
                 conflicts = 0
                 tally += Tally(chunk.rows_in, chunk.rejected)
-                progress.chunk(chunk.seq, chunk.rows_in, chunk.rows, chunk.high, chunk.rejected)
+                progress.chunk(chunk)
             self._confirm(claim)
             return progress.summary()
 
@@ -199,7 +203,7 @@ class StageRunner:
             checkpoint = resumed.checkpoint
             self._note_loaded(checkpoint)
             kept = self._ports.warehouse.loaded_in_run(claim)
-            progress.begin(checkpoint.frontier.cursor, run.target, kept)
+            self._begin(progress, checkpoint.frontier, run, kept)
             conflicts, collected = 0, self._clock()
             while not self._is_done(checkpoint.frontier, run):
                 self._check()
@@ -220,6 +224,11 @@ class StageRunner:
             self._ports.warehouse.finish(claim)
             self._collect()
             return progress.summary()
+
+    @staticmethod
+    def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
+        sweeping = not is_swept(frontier.swept, run.swept)
+        progress.begin(frontier.cursor, run.target, kept, sweeping=sweeping)
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -407,7 +416,11 @@ class StageRunner:
     def _next(self, claim: Claim, chunks: dict[int, Chunk], frontier: Frontier, run: Run) -> Chunk:
         """Return the chunk that continues the frontier, or say that the stage before lost it."""
         chunk = chunks.get(frontier.seq + 1)
-        if chunk is not None and chunk.low == frontier.cursor:
+        if (
+            chunk is not None
+            and chunk.low == frontier.cursor
+            and (not chunk.swept or chunk.swept_in == frontier.swept)
+        ):
             return chunk
         before = claim.stage.before
         message = (
@@ -500,7 +513,7 @@ class StageRunner:
 
         data = codec.encode(table, rejects)
         digest = codec.digest(data)
-        file = StagedFile(
+        file = StagedName(
             chunk.incarnation, claim.stage.value, chunk.seq, claim.fence, int(time.time())
         )
         name = staged_name(self._lane, claim.stage, file, digest)
@@ -563,7 +576,7 @@ class StageRunner:
         if loaded.already:
             log.info("load %s: chunk %s was loaded by an earlier try", self._lane, chunk.seq)
         else:
-            progress.chunk(chunk.seq, chunk.rows_in, loaded.rows, chunk.high, loaded.rejected)
+            progress.chunk(chunk, loaded.rows, loaded.rejected)
         return advanced
 
     def _note_loaded(self, checkpoint: Checkpoint) -> None:

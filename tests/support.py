@@ -57,6 +57,7 @@ class World:
     pipeline: dict[str, Any] = field(default_factory=dict)
     attempt: dict[str, Any] = field(default_factory=dict)
     part: str = "default"
+    primary_dsn: str | None = None
 
     @property
     def lane(self) -> Lane:
@@ -87,7 +88,10 @@ class World:
             staging = RedisStagingArea(lambda: client, CAP)
         return Ports(
             source=PostgresReader(
-                pipeline.source, connector(self.source_dsn), pipeline.start_after
+                pipeline.source,
+                connector(self.source_dsn),
+                pipeline.start_after,
+                connector(self.primary_dsn) if self.primary_dsn else None,
             ),
             staging=staging,
             checkpoints=checkpoints,

@@ -69,12 +69,20 @@ class CheckpointHook(BaseHook):
         pipeline = self.pipeline
         source, warehouse = pipeline.source, pipeline.warehouse
         connect_source = _postgres("source.conn_id", source.conn_id)
+        connect_primary = (
+            _postgres("source.settle_conn_id", source.settle_conn_id)
+            if source.settle_conn_id is not None
+            else None
+        )
         connect_warehouse = _postgres("warehouse.conn_id", warehouse.conn_id)
         checkpoints, staging = self._store_and_staging()
         start_after = pipeline.start_after
         return Ports(
             source=PostgresReader(
-                source, connect_source, None if start_after is None else tuple(start_after)
+                source,
+                connect_source,
+                None if start_after is None else tuple(start_after),
+                connect_primary,
             ),
             staging=staging,
             checkpoints=checkpoints,

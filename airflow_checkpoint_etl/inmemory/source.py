@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.columns import field_of
 from airflow_checkpoint_etl.errors import PreflightError
+from airflow_checkpoint_etl.guarantee import Promise
 from airflow_checkpoint_etl.ports import Bound, Read, SourceFacts
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class InMemorySource:
                 "add a column that makes it unique"
             )
             raise PreflightError(message)
-        return SourceFacts({}, "none", "exactly-once (in memory)", cursors.BEGIN)
+        return SourceFacts({}, Promise("memory", self._config.cursor_columns), cursors.BEGIN)
 
     def settle(self, after: str) -> Bound:
         """Return the last row's position; ``after`` when there is none beyond it."""

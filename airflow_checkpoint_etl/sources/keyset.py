@@ -8,7 +8,7 @@ for a column that travels as text would order numbers as text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
@@ -16,6 +16,9 @@ from airflow_checkpoint_etl import cursor as cursors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+TRANSACTION_TURN: Final = 1 << 32
+"""After how many transactions the 32 bits that a row keeps of a transaction's number come round."""
 
 _QUERY_ALIAS = "source_rows"
 
@@ -140,6 +143,39 @@ class Keyset:
         """Select the rows of ``(low, high]`` in order, at most ``limit``."""
         conditions = [*self._compare(">", low), *self._compare("<=", high)]
         return self._select(self._selected, conditions, limit=limit)
+
+    def late(self, low: str, high: str, limit: int, since: int | None) -> sql.Composed:
+        """Select the rows of ``(low, high]`` that a transaction wrote which is not older than one.
+
+        A row's ``xmin`` is the last 32 bits of a transaction's number. Rows that are compared at all
+        are less than 2^31 transactions apart, so the difference modulo 2^32 says which is older. Of a
+        frozen row, whose number may come from an earlier turn of the counter, it may say so wrongly:
+        such a row is read once more, which an upsert allows, and never left out. A row written under
+        a savepoint has the number of a subtransaction, which is above its transaction's.
+
+        Args:
+            low: exclusive lower end.
+            high: inclusive upper end.
+            limit: how many rows at most.
+            since: the oldest transaction's 64-bit number; None for rows of any age.
+        """
+        conditions = [*self._compare(">", low), *self._compare("<=", high)]
+        if since is not None:
+            conditions.append(
+                sql.SQL("(({}::text::int8 - {}) & {}) < {}").format(
+                    self.column("xmin"),
+                    sql.Literal(since % TRANSACTION_TURN),
+                    sql.Literal(TRANSACTION_TURN - 1),
+                    sql.Literal(TRANSACTION_TURN // 2),
+                )
+            )
+        return self._select(self._selected, conditions, limit=limit)
+
+    def reaches(self, position: str) -> sql.Composed:
+        """Select whether any row, also one that the row filter hides, is at or above a position."""
+        return sql.SQL("select exists (select from {} where {})").format(
+            self._relation, sql.SQL(" and ").join(self._compare(">=", position))
+        )
 
     def explained(self, limit: int) -> sql.Composed:
         """Select the plan of reading a chunk, as JSON."""

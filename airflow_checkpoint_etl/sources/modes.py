@@ -11,9 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_checkpoint_etl.guarantee import Promise
 from airflow_checkpoint_etl.sources import catalog
 from airflow_checkpoint_etl.sources.failures import refuse
 from airflow_checkpoint_etl.sources.planning import find_relation
+from airflow_checkpoint_etl.sources.standby import check_primary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,15 @@ _INTEGERS: Final = frozenset({"i2", "i4", "i8"})
 _TIMESTAMPS: Final = frozenset({"ts", "tz"})
 _NEXTVAL: Final = re.compile(r"\(?nextval\(E?'(?:[^']|'')+'::regclass\)\)?(::\w+)?")
 _TABLE_KINDS: Final = frozenset("rp")
+_WAITING: Final = frozenset({"auto", "locks", "transactions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """The one sequence that a cursor's values are drawn from."""
+
+    oid: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +44,47 @@ class Settling:
     """How one source is settled.
 
     Attributes:
-        mode: ``locks``, ``transactions`` or ``none``.
+        mode: ``locks``, ``transactions``, ``sweep``, ``lag`` or ``none``.
         roots: oids of the tables whose writers are waited for.
-        guarantee: what the source side can promise, with its reason and assumptions.
+        promise: what reading the source can promise.
+        sequence: what the cursor's first column is drawn from, upwards; None where that is unknown.
     """
 
     mode: str
     roots: tuple[int, ...]
-    guarantee: str
+    promise: Promise
+    sequence: Sequence | None = None
 
 
-def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
+def choose(
+    session: Session, primary: Session | None, config: PostgresSource, plan: Plan
+) -> Settling:
     """Return how a source is settled.
+
+    Args:
+        session: the source's connections.
+        primary: a connection to its primary, where one is configured.
+        config: what is read.
+        plan: how it is read.
 
     Raises:
         PreflightError: ``auto`` cannot promise exactly-once, or the named mode cannot work here.
     """
-    if config.settle == "none":
-        return Settling(
-            "none", (), 'rows that commit late are missed: settle="none" waits for none'
-        )
-    if catalog.is_standby(session):
+    on_standby = catalog.is_standby(session)
+    on_primary = on_standby and primary is not None and config.settle in _WAITING
+    if on_primary and primary is not None:
+        check_primary(session, primary, config)
+    if config.settle == "sweep":
+        _check_sweep(session, config, plan, on_standby=on_standby)
+    if config.settle not in _WAITING:
+        return Settling(config.settle, (), _promise(config, plan), _sequence(session, plan))
+    if on_standby and not on_primary:
         raise refuse(
             config,
             "settle",
             "the server is a standby, which does not see the primary's running transactions",
-            'read from the primary, or pass settle="none" and accept missed rows',
+            "name the primary's connection with settle_conn_id=, read from the primary, or pass "
+            'settle="lag" or "none" and accept missed rows',
         )
     roots = _roots(session, config, plan)
     members = catalog.family(session, roots)
@@ -67,7 +93,7 @@ def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
             config,
             "settle",
             "a foreign table is written on another server, whose transactions cannot be seen here",
-            'read it at its own server, or pass settle="none" and accept missed rows',
+            'read it at its own server, or pass settle="lag" or "none" and accept missed rows',
         )
     mode = config.settle
     if mode == "auto":
@@ -77,20 +103,53 @@ def choose(session: Session, config: PostgresSource, plan: Plan) -> Settling:
             config, "settle", "no table is known whose writers to wait for", "pass settle_tables="
         )
     doubt = next(_doubts(session, config, plan, members, mode), None)
-    if doubt is None:
-        return Settling(mode, roots, _promise(plan, mode))
-    if config.settle == "auto":
+    if doubt is not None and config.settle == "auto":
         raise refuse(
             config,
             "settle",
             f"exactly-once cannot be promised, because {doubt}",
-            'choose settle="locks" or "transactions" if you know that it fits all writers, or '
-            '"none" and accept missed rows',
+            'choose settle="sweep" with write="upsert", which finds late rows at a later run; '
+            'settle="lag" with settle_lag= and write="upsert", which misses those that take longer; '
+            'settle="locks" or "transactions" if you know that it fits all writers; or "none"',
         )
-    declared = (
-        f"exactly-once only if settle={mode!r} fits, as declared; not proven, because {doubt}"
+    promise = _promise(config, plan, mode, doubt, on_primary=on_primary)
+    return Settling(mode, roots, promise, _sequence(session, plan))
+
+
+def _promise(
+    config: PostgresSource,
+    plan: Plan,
+    mode: str | None = None,
+    doubt: str | None = None,
+    *,
+    on_primary: bool = False,
+) -> Promise:
+    return Promise(
+        settle=mode or config.settle,
+        cursor=plan.keyset.key,
+        changing=plan.tags[0] in _TIMESTAMPS,
+        doubt=doubt,
+        filtered=config.where is not None,
+        lag=config.settle_lag,
+        on_primary=on_primary,
     )
-    return Settling(mode, roots, declared)
+
+
+def _check_sweep(session: Session, config: PostgresSource, plan: Plan, *, on_standby: bool) -> None:
+    """A sweep asks every row which transaction wrote it: only a plain table's rows say."""
+    rule = ""
+    if on_standby:
+        rule = "the server is a standby, whose snapshots do not say which transactions still run"
+    elif plan.relation is None or plan.relation.kind not in _TABLE_KINDS:
+        rule = "only the rows of a table say which transaction wrote them"
+    elif any(
+        member.kind not in _TABLE_KINDS
+        for member in catalog.family(session, [plan.relation.oid])
+        if member.read
+    ):
+        rule = "the rows of a foreign table do not say which transaction wrote them"
+    if rule:
+        raise refuse(config, "settle", rule, "read the table itself, on its primary")
 
 
 def _roots(session: Session, config: PostgresSource, plan: Plan) -> tuple[int, ...]:
@@ -161,15 +220,18 @@ def _sequence_doubts(sources: list[catalog.Provenance], column: str) -> Iterator
             yield f"sequence {source.sequence} cycles, and would start again below the frontier"
 
 
-def _promise(plan: Plan, mode: str) -> str:
-    key = ", ".join(plan.keyset.key)
-    if mode == "locks":
-        return (
-            f"exactly-once: {key} comes from a sequence whose users are waited for; assumes that ids "
-            "are drawn in the inserting transaction and that the row filter is immutable"
-        )
-    return (
-        f"exactly-once for every row version read by {key}: all transactions are waited for; assumes "
-        "that writers set the time they write at, that the source's clock does not step back and that "
-        "the row filter is immutable"
-    )
+def _sequence(session: Session, plan: Plan) -> Sequence | None:
+    """Return the ascending sequence whose position tells whether ids are issued again."""
+    origin = plan.key_origins[0]
+    if plan.tags[0] not in _INTEGERS or origin is None:
+        return None
+    members = catalog.family(session, [origin.table_oid])
+    found = catalog.provenance(session, members, origin.name)
+    drawn = {source.sequence_oid: source for source in found if source.sequence_oid is not None}
+    if len(drawn) != 1:
+        return None
+    ((oid, source),) = drawn.items()
+    plain = source.identity or bool(_NEXTVAL.fullmatch(source.default or ""))
+    if oid is None or not plain or source.cycles or (source.increment or 0) < 0:
+        return None
+    return Sequence(oid, source.sequence or "")

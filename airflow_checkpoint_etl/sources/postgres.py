@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
-from airflow_checkpoint_etl.ports import Bound, Read
-from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight
+from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.ports import Read, Sweep
+from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight, sweeping
 from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.interrupt import Interruptible
 from airflow_checkpoint_etl.sources.planning import make_plan
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
-    from airflow_checkpoint_etl.ports import SourceFacts, Sweep
+    from airflow_checkpoint_etl.ports import Bound, SourceFacts
     from airflow_checkpoint_etl.sources.planning import Plan
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ class PostgresReader:
         config: what to read.
         connect: opens a psycopg connection to the source.
         start_after: where a new lane starts, one text per cursor column; None for the beginning.
+        connect_primary: opens a connection to the source's primary, where the source may be a
+            standby; used for settling only.
     """
 
     def __init__(
@@ -49,11 +52,17 @@ class PostgresReader:
         config: PostgresSource,
         connect: Callable[[], psycopg.Connection[Any]],
         start_after: tuple[str, ...] | None = None,
+        connect_primary: Callable[[], psycopg.Connection[Any]] | None = None,
     ) -> None:
         self._config = config
         self._start_after = start_after
         self._interruptible = Interruptible()
         self._session = Session(connect, self._interruptible, f"source {config.conn_id!r}")
+        self._primary = (
+            Session(connect_primary, self._interruptible, f"primary {config.settle_conn_id!r}")
+            if connect_primary is not None
+            else None
+        )
         self._known_plan: Plan | None = None
         self._bytes_per_row: float | None = None
 
@@ -70,26 +79,30 @@ class PostgresReader:
         plan = self._plan()
         preflight.check(self._session, self._config, plan)
         start = preflight.encode_start(self._session, plan, self._start_after)
-        return preflight.facts(self._session, plan, self._settling(), start)
+        settling = self._settling()
+        return preflight.facts(
+            self._session, self._writers(settling), self._config, plan, settling, start
+        )
 
     def settle(self, after: str) -> Bound:
         """Return the highest cursor below which no more rows can appear; ``after`` if none is new.
 
         Raises:
             SettleTimeoutError: transactions that may still write did not end; names them.
+            SourceResetError: the source has gone back behind ``after``.
         """
 
         def work() -> Bound:
             settling = self._settling()
             settler = Settler(
                 session=self._session,
+                writers=self._writers(settling),
                 interruptible=self._interruptible,
+                config=self._config,
                 plan=self._plan(),
-                mode=settling.mode,
-                roots=settling.roots,
-                timeout=self._config.settle_timeout,
+                settling=settling,
             )
-            return Bound(settler.settle(after))
+            return settler.settle(after)
 
         return self._steadily(work)
 
@@ -124,8 +137,32 @@ class PostgresReader:
         return self._steadily(work)
 
     def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
-        """Read late rows at or below ``upto``."""
-        raise NotImplementedError
+        """Read the next rows at or below ``upto`` that may have appeared since the last sweep.
+
+        The first sweep of a lane reads none: nothing was read before, so nothing was missed.
+
+        Raises:
+            CorruptRecordError: a token is none.
+            ValueNotCarriedError: a value does not fit the type that carries it; names the column.
+        """
+
+        def work() -> Sweep:
+            plan, limit = self._plan(), self._limit()
+            sweep = sweeping.underway(swept, goal)
+            if sweeping.is_first(sweep, upto):
+                empty = self._fetch(plan.keyset.chunk(upto, upto, 0), None)
+                return Sweep(arrow.carried(empty.table, plan.columns), sweeping.done_with(sweep))
+            failpoint("sweep.before_read")
+            statement = sweeping.statement(self._session, plan, sweep, upto, limit)
+            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            failpoint("sweep.after_read")
+            table = arrow.carried(fetched.table, plan.columns)
+            if not fetched.cut and table.num_rows < limit:
+                return Sweep(table, sweeping.done_with(sweep))
+            last = positions.last_of(table, plan.keyset.key, plan.tags)
+            return Sweep(table, sweeping.come_to(sweep, last))
+
+        return self._steadily(work)
 
     def at_or_past(self, position: str, target: str) -> bool:
         """Whether ``position`` is at or past ``target``, in the source's own order."""
@@ -147,6 +184,8 @@ class PostgresReader:
     def close(self) -> None:
         """Close the connections, if any is open."""
         self._session.discard()
+        if self._primary is not None:
+            self._primary.discard()
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -157,7 +196,13 @@ class PostgresReader:
 
     def _settling(self) -> modes.Settling:
         # Never kept: after a failover the same host may be a standby, on which settling loses rows.
-        return modes.choose(self._session, self._config, self._plan())
+        return modes.choose(self._session, self._primary, self._config, self._plan())
+
+    def _writers(self, settling: modes.Settling) -> Session:
+        """Where late transactions are seen: on the primary, if the source is its standby."""
+        if settling.promise.on_primary and self._primary is not None:
+            return self._primary
+        return self._session
 
     def _limit(self) -> int:
         """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""
@@ -196,5 +241,5 @@ class PostgresReader:
         try:
             return work()
         except LostConnectionError:
-            self._session.discard()
+            self.close()
             return work()

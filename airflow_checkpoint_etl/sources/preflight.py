@@ -122,12 +122,25 @@ def encode_start(session: Session, plan: Plan, start_after: tuple[str, ...] | No
         raise PreflightError(message) from None
 
 
-def facts(session: Session, plan: Plan, settling: Settling, start: str) -> SourceFacts:
+def facts(
+    session: Session,
+    writers: Session,
+    config: PostgresSource,
+    plan: Plan,
+    settling: Settling,
+    start: str,
+) -> SourceFacts:
     """Return what preflight learnt."""
     identity = catalog.server_identity(session)
+    if writers is not session:
+        # The primary changes its timeline at once; a standby's control file lags behind.
+        identity |= catalog.server_identity(writers)
     if plan.relation is not None:
         identity["relation"] = f"{plan.relation.schema}.{plan.relation.name}"
         identity["relation_oid"] = str(plan.relation.oid)
     return SourceFacts(
-        identity=identity, settle=settling.mode, guarantee=settling.guarantee, start=start
+        identity=identity,
+        promise=settling.promise,
+        start=start,
+        accepts_reset=config.on_source_reset == "continue",
     )

@@ -98,3 +98,35 @@ select (clock_timestamp() - make_interval(secs => %(margin)s))::text
 -- name: local_bound
 -- The latest local time a writer can mean, when it writes UTC or the database's own time zone.
 select greatest(clock_timestamp() at time zone 'UTC', clock_timestamp() at time zone %(zone)s)::text
+
+-- name: clock_is_behind
+-- Whether a clock reading lies before a time that rows were already read up to.
+select %(clock)s::timestamptz < %(after)s::timestamptz
+
+-- name: local_clock_is_behind
+select %(clock)s::timestamp < %(after)s::timestamp
+
+-- name: oldest_running
+-- The transaction before which all have ended; 64 bits wide, so it only grows. On a server that was
+-- restored it is smaller than before.
+select pg_snapshot_xmin(pg_current_snapshot())::text
+
+-- name: next_transaction
+select pg_snapshot_xmax(pg_current_snapshot())::text::int8
+
+-- name: sequence_position
+-- Whether this role may know where a sequence is, and its last value; null when none was drawn yet.
+select has_sequence_privilege(%(sequence)s::oid, 'select, usage'),
+       case when has_sequence_privilege(%(sequence)s::oid, 'select, usage')
+            then pg_sequence_last_value(%(sequence)s::oid::regclass) end
+
+-- name: written_position
+-- Where the primary's log ends, and how many bytes of that a standby need not have replayed: the next
+-- record may go behind the header of a page that is not begun, and a header alone is never replayed.
+select w.lsn::text, case when w.into_page in (24, 40) then w.into_page else 0 end
+  from (select lsn, mod(pg_wal_lsn_diff(lsn, '0/0'), current_setting('wal_block_size')::numeric)::int4
+          from pg_current_wal_insert_lsn() as lsn) as w (lsn, into_page)
+
+-- name: has_replayed
+-- Whether this standby shows everything up to a position of the primary's log.
+select coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), %(position)s::pg_lsn) >= -%(header)s, false)

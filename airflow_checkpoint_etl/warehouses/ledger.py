@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.errors import (
     FencedError,
     PipelineChangedError,
     RewoundError,
+    SourceResetError,
     StageBusyError,
     UpstreamLostError,
 )
@@ -130,6 +131,7 @@ class Ledger:
 
         Raises:
             PipelineChangedError: cursor, source, target or filter changed under this id.
+            SourceResetError: the source was failed over or restored.
             UpstreamLostError: the lane does not exist.
         """
         row = self._session.row(SQL["read_lane"], _key(spec.lane))
@@ -173,17 +175,28 @@ class Ledger:
                 "start_after= if the target already holds these rows"
             )
             raise PipelineChangedError(message)
-        if stored.get("timeline") != now.get("timeline") and "timeline" in stored:
-            log.warning(
-                "%s: the source was failed over (timeline %s, now %s); rows the old primary had not "
-                "replicated are gone there, and their ids may be issued again",
-                spec.lane,
-                stored["timeline"],
-                now.get("timeline", "unknown"),
-            )
+        self._check_timeline(spec, stored.get("timeline"), now.get("timeline"))
         if stored != now:
             identity = json.dumps(now, sort_keys=True)
             self._session.rows(SQL["note_source"], _key(spec.lane) | {"source_identity": identity})
+
+    def _check_timeline(self, spec: LaneSpec, stored: str | None, now: str | None) -> None:
+        """A promoted standby, or a restored copy, goes on from where it was: ids are issued again."""
+        if stored is None or now is None or stored == now:
+            return
+        fact = (
+            f"{spec.lane}: the source was failed over or restored (timeline {stored}, now {now}); rows "
+            "the old server had not passed on are gone there, and their ids may be issued again for "
+            "rows that are never read"
+        )
+        if spec.accepts_reset:
+            log.warning('%s. Going on, as on_source_reset="continue" says', fact)
+            return
+        message = (
+            f"{fact}. Compare source and target; then have one run accept it with "
+            'on_source_reset="continue", or resync the lane'
+        )
+        raise SourceResetError(message)
 
     # --- stages --------------------------------------------------------------------------------
 

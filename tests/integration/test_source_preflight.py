@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from airflow_checkpoint_etl import guarantee
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.errors import MissingPrivilegeError, PreflightError
 from airflow_checkpoint_etl.pipeline import PostgresSource
@@ -71,6 +72,10 @@ def role(database, postgres_server):
     database.execute(f"drop role {name}")
 
 
+def guaranteed(facts):
+    return str(guarantee.of(facts.promise, write="append"))
+
+
 SERIAL = "create table t (id bigserial primary key, v text)"
 
 
@@ -78,7 +83,7 @@ def test_a_sequence_backed_table_settles_by_locks_and_promises_exactly_once(data
     database.execute("create table t (id bigint generated always as identity primary key)")
     facts = preflight()
     assert facts.settle == "locks"
-    assert facts.guarantee.startswith("exactly-once:")
+    assert guaranteed(facts).startswith("exactly-once:")
     assert facts.start == BEGIN
     ((oid, name, system),) = database.execute(
         "select 't'::regclass::oid::text, current_database(), system_identifier::text"
@@ -305,8 +310,8 @@ def test_auto_refuses_where_exactly_once_cannot_be_proven(database, preflight, d
         preflight()
     declared = preflight(settle="transactions")
     assert declared.settle == "transactions"
-    assert "not proven" in declared.guarantee
-    assert "are missed" in preflight(settle="none").guarantee
+    assert "not proven" in guaranteed(declared)
+    assert "are missed" in guaranteed(preflight(settle="none"))
 
 
 def test_a_logical_subscription_behind_a_table_is_no_ground_for_exactly_once(database, preflight):
@@ -423,8 +428,8 @@ def test_auto_chooses_by_where_the_cursor_comes_from(database, preflight, ddl, o
     database.execute(ddl)
     facts = preflight(**options)
     assert facts.settle == settle
-    assert facts.guarantee.startswith("exactly-once")
-    assert "not proven" not in facts.guarantee
+    assert guaranteed(facts).startswith("exactly-once")
+    assert "not proven" not in guaranteed(facts)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +454,7 @@ def test_a_query_or_view_needs_its_mode_declared_where_its_rows_origin_is_unclea
         preflight(**options)
     facts = preflight(settle="locks", **options)
     assert facts.settle == "locks"
-    assert "as declared" in facts.guarantee
+    assert "as declared" in guaranteed(facts)
 
 
 def test_missing_privileges_are_named(database, preflight, role):

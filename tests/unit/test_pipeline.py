@@ -178,7 +178,7 @@ def test_what_is_no_positive_size_is_refused(make, parameter, size):
         (a_source, "columns", ("a", "a"), "names a column twice"),
         (a_source, "text_columns", " ", "must be column names"),
         (a_source, "settle_tables", {"orders"}, "must be column names"),
-        (a_source, "settle", "wait", "must be one of auto, locks, transactions, none"),
+        (a_source, "settle", "wait", "must be one of auto, locks, transactions, sweep, lag, none"),
         (a_source, "settle_timeout", 0, "must be positive"),
         (a_source, "settle_timeout", NAN, "must be positive"),
         (a_source, "settle_timeout", "60", "must be positive"),
