@@ -72,7 +72,10 @@ def test_the_metadata_names_every_kind_of_thing_we_bring():
         for kind in ("operators", "hooks", "sensors", "triggers")
     }
     assert modules == {
-        "operators": ["airflow_checkpoint_etl.operators.stages"],
+        "operators": [
+            "airflow_checkpoint_etl.operators.stages",
+            "airflow_checkpoint_etl.operators.collect",
+        ],
         "hooks": ["airflow_checkpoint_etl.hooks.checkpoint"],
         "sensors": ["airflow_checkpoint_etl.sensors.checkpoint"],
         "triggers": ["airflow_checkpoint_etl.triggers.checkpoint"],
