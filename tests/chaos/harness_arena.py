@@ -1,0 +1,122 @@
+"""What the cases of one module share: two databases, a Valkey, and the process that forks attempts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from contextlib import ExitStack
+from random import Random
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+import redis
+
+from airflow_checkpoint_etl.demo.servers import HOST
+from tests.chaos.harness_case import TRANSFORMS, Case
+from tests.chaos.harness_drive import Injection, drive
+from tests.chaos.harness_points import RUN, reach_of
+from tests.chaos.harness_processes import Attempts
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from types import TracebackType
+
+    from airflow_checkpoint_etl.demo.servers import PostgresServer, ValkeyServer
+
+STORES = ("redis", "postgres")
+SEEDS = range(int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10")))
+"""The seeds of the long programme; fewer for a quick look at it."""
+
+FAST_SEED = int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEED", "2026"))
+"""The one seed of the default programme."""
+
+
+class Arena:
+    """Makes cases within two shared databases, dropped at the end.
+
+    Args:
+        postgres: the server that has source and warehouse.
+        valkey: the server of the cases whose store is Redis.
+    """
+
+    def __init__(self, postgres: PostgresServer, valkey: ValkeyServer) -> None:
+        self._postgres, self._valkey = postgres, valkey
+        self._numbers = itertools.count(1)
+        self._passes: dict[tuple[str, tuple[str, ...]], Counter[str]] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            mark = uuid.uuid4().hex[:8]
+            self._databases = []
+            stack.callback(self._drop)
+            self.source_dsn = self._create(f"chaos_source_{mark}")
+            self.warehouse_dsn = self._create(f"chaos_warehouse_{mark}")
+            self._flush()
+            stack.callback(self._flush)
+            self.attempts = stack.enter_context(Attempts())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def case(self, store: str, rows: int = 400, chunk_rows: int = 100, **options: Any) -> Case:
+        """Make a pipeline with ``rows`` rows in its source."""
+        if options.pop("write", "append") == "upsert":
+            options["warehouse"] = {"write": "upsert", "key": ("id",)}
+        made = Case(
+            self.source_dsn,
+            self.warehouse_dsn,
+            self._valkey.port if store == "redis" else None,
+            name=f"case{next(self._numbers)}",
+            source={"chunk_rows": chunk_rows},
+            **options,
+        )
+        made.create(rows)
+        return made
+
+    def passes(self, store: str, steps: tuple[str, ...] = RUN) -> Counter[str]:
+        """How often each point is passed by a scenario in which nothing goes wrong."""
+        if (store, steps) not in self._passes:
+            clean = drive(self.attempts, self.case(store), steps=steps)
+            self._passes[store, steps] = clean.passes()
+        return self._passes[store, steps]
+
+    def draw(self, random: Random, store: str, point: str, how: str = "kill") -> Injection:
+        """An injection at a random one of the point's passes."""
+        steps = reach_of(point).steps
+        passes = self.passes(store, steps)[point]
+        assert passes, (
+            f"{point} is not passed by the steps {', '.join(steps)}, which REACHED_BY in "
+            "tests/chaos/harness_points.py says reach it"
+        )
+        return Injection(f"{point}@{random.randint(1, passes)}", how)
+
+    def _create(self, name: str) -> str:
+        self._databases.append(name)
+        return self._postgres.create_database(name)
+
+    def _drop(self) -> None:
+        with psycopg.connect(self._postgres.dsn(), autocommit=True) as connection:
+            for name in self._databases:
+                connection.execute(f'drop database if exists "{name}" with (force)')
+
+    def _flush(self) -> None:
+        with redis.Redis(host=HOST, port=self._valkey.port) as client:
+            client.flushall()
+
+
+def dice(*what: object) -> Random:
+    """A generator that depends on nothing but what it is for."""
+    return Random("/".join(str(one) for one in what))
+
+
+def any_transform(random: Random) -> str:
+    """A transform that runs a callable, so that every point of the stage is passed."""
+    return random.choice([name for name in TRANSFORMS if name != "none"])

@@ -1,0 +1,231 @@
+"""One pipeline of its own within shared databases: what every fault-injection case works on.
+
+A case is a :class:`tests.support.World` with its own pipeline id and tables, so that hundreds of cases
+share two databases. It travels to the process that runs an attempt as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from airflow_checkpoint_etl.collect import collect
+from airflow_checkpoint_etl.protocol import Lane, Owner
+from airflow_checkpoint_etl.runner import Attempt, StageRunner
+from tests.chaos.harness_points import RUN
+from tests.support import COLUMNS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from airflow_checkpoint_etl.ports import Ports
+
+TABLE = """
+create table {table} (
+    id bigint generated always as identity primary key,
+    customer text,
+    amount numeric(12, 2) not null,
+    created_at timestamptz not null default clock_timestamp()
+)
+"""
+ROWS = """
+insert into {table} (customer, amount)
+select case n % 7 when 0 then null when 1 then ''
+                  else 'O''Brien ' || n % 37 || chr(10) || '\\N' end,
+       (n % 10000) / 100.0
+from generate_series(1, {rows}) as n
+"""
+
+
+def keep(record: dict[str, Any]) -> dict[str, Any]:
+    return record
+
+
+def named_only(table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_valid(table.column("customer")))
+
+
+def running_total(record: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    state["total"] += int(record["amount"] * 100)
+    return {**record, "total": state["total"]}
+
+
+def first_of_customer(record: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
+    if record["customer"] in state["seen"]:
+        return None
+    state["seen"].append(record["customer"])
+    return record
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform, and independently of it the SQL that says what must arrive."""
+
+    function: Callable[..., Any] | None
+    expected: str
+    columns: str = COLUMNS
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+TRANSFORMS = {
+    "none": Transform(None, f"select {COLUMNS} from {{source}}"),
+    "keep": Transform(keep, f"select {COLUMNS} from {{source}}"),
+    "batch": Transform(
+        named_only,
+        f"select {COLUMNS} from {{source}} where customer is not null",
+        options={"mode": "batch"},
+    ),
+    "running_total": Transform(
+        running_total,
+        f"select {COLUMNS}, (sum((amount * 100)::bigint) over (order by id))::bigint as total "
+        "from {source}",
+        f"{COLUMNS}, total",
+        {"initial_state": {"total": 0}},
+    ),
+    "dedupe": Transform(
+        first_of_customer,
+        f"select distinct on (customer) {COLUMNS} from {{source}} order by customer, id",
+        options={"initial_state": {"seen": []}},
+    ),
+}
+
+
+STEPS: dict[str, Callable[[Case, str, int], Any]] = {}
+"""Steps that are none of the three stages, by name; each gets the case, the run and the try's number."""
+
+
+@dataclass
+class Case(World):
+    """One pipeline with tables of its own.
+
+    Attributes:
+        name: the pipeline's id, and what its tables are named after.
+        transform: a name in ``TRANSFORMS``.
+        grace: seconds a staged chunk is kept after its rows are loaded.
+        max_rows: rows after which one run's extract stops; None for no limit.
+        lease: seconds a stage stays its owner's without a heartbeat.
+        label: how a failure names the case: its seed and what was injected.
+    """
+
+    name: str = "orders"
+    transform: str = "keep"
+    grace: float = 0.0
+    lease: float = 60.0
+    max_rows: int | None = None
+    label: str = ""
+
+    @property
+    def source_table(self) -> str:
+        return f"{self.name}_source"
+
+    @property
+    def target_table(self) -> str:
+        return f"{self.name}_target"
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.name, self.part)
+
+    def configure(self) -> Any:
+        self.pipeline.setdefault("pipeline_id", self.name)
+        self.source.setdefault("table", self.source_table)
+        self.warehouse.setdefault("table", self.target_table)
+        self.warehouse.setdefault("lock_timeout", 0.3)
+        return super().configure()
+
+    def runner(
+        self, task: str, run: str = "run_1", try_number: int = 1
+    ) -> tuple[StageRunner, Ports]:
+        ports = self.ports()
+        attempt = Attempt(
+            lane=self.lane,
+            owner=Owner("dag", run, task, try_number=try_number),
+            fingerprint=self.configure().fingerprint(),
+            grace=dt.timedelta(seconds=self.grace),
+            lease=dt.timedelta(seconds=self.lease),
+            max_rows=self.max_rows,
+        )
+        return StageRunner(ports, attempt), ports
+
+    def act(self, step: str, run: str, try_number: int) -> Any:
+        """Run one attempt of one step in this process."""
+        if step not in RUN:
+            return STEPS[step](self, run, try_number)
+        chosen = TRANSFORMS[self.transform]
+        return self.stage(
+            step,
+            run,
+            try_number,
+            function=chosen.function if step == "transform" else None,
+            **(chosen.options if step == "transform" else {}),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    # --- the source ----------------------------------------------------------------------------
+
+    def create(self, rows: int) -> None:
+        self.fetch(TABLE.format(table=self.source_table), at="source")
+        self.insert(rows)
+
+    def insert(self, rows: int) -> None:
+        self.fetch(ROWS.format(table=self.source_table, rows=rows), at="source")
+
+    # --- looking at it -------------------------------------------------------------------------
+
+    def ledger(self) -> list[tuple[Any, ...]]:
+        return self.fetch(
+            "select seq, low, high, rows, digest, run_id, try_number from checkpoint_etl.ledger "
+            f"where pipeline = '{self.name}' order by id"
+        )
+
+    def assert_arrived(self) -> None:
+        """Compare the target with what SQL makes of the source, and the ledger's contiguity."""
+        chosen = TRANSFORMS[self.transform]
+        expected = chosen.expected.format(source=self.source_table)
+        self.assert_exact(
+            chosen.columns, self.target_table, f"({expected}) as made_from_{self.name}"
+        )
+
+    def collect_all(self) -> None:
+        """Collect without any grace, as a later run would after it."""
+        ports = self.ports()
+        try:
+            collect(ports, self.lane, dt.timedelta(0))
+        finally:
+            ports.close()
+
+    def stored(self) -> dict[str, Any]:
+        """Everything that an attempt could write: what must not change behind a newer attempt.
+
+        The names of staged files are apart: a stale attempt may leave an orphan, under its own fence.
+        """
+        where = f"where pipeline = '{self.name}'"
+        found = {
+            table: self.fetch(f"select t::text from checkpoint_etl.{table} as t {where} order by 1")
+            for table in ("lane", "run", "ledger", "stage")
+        }
+        found["target"] = self.fetch(
+            f"select count(*), sum(hashtextextended(t::text, 0)::numeric) from {self.target_table} as t"
+        )
+        ports = self.ports()
+        try:
+            for stage in ("extract", "transform", "load"):
+                found[f"{stage} record"] = ports.checkpoints.read(self.lane, _stage(stage))
+            found["staged"] = ports.staging.names(f"{self.name}/")
+        finally:
+            ports.close()
+        return found
+
+
+def _stage(name: str) -> Any:
+    from airflow_checkpoint_etl.protocol import Stage
+
+    return Stage(name)
