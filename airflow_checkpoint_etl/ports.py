@@ -495,8 +495,14 @@ class Warehouse(Protocol):
         """Lower this DAG run's target to where a budgeted extract stopped."""
         ...
 
-    def finish(self, claim: Claim) -> None:
-        """Mark this DAG run's row done."""
+    def finish(self, claim: Claim, run: Run, frontier: Frontier) -> None:
+        """Mark this DAG run's row done: the load has reached its target.
+
+        Raises:
+            FencedError: a newer attempt has the load.
+            ManifestConflictError: the lane does not stand at ``frontier`` any more, or the run has
+                another target: the warehouse was failed over.
+        """
         ...
 
     def reprocess(self, claim: Claim, run: Run) -> Claim:

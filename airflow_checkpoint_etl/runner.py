@@ -221,7 +221,7 @@ class StageRunner:
                     collected = self._clock()
                     self._collect()
             failpoint("load.before_finish")
-            self._ports.warehouse.finish(claim)
+            self._ports.warehouse.finish(claim, run, checkpoint.frontier)
             self._collect()
             return progress.summary()
 

@@ -120,8 +120,8 @@ class InMemoryWarehouse:
         """Lower this DAG run's target to where a budgeted extract stopped."""
         self._change(claim, target=target)
 
-    def finish(self, claim: Claim) -> None:
-        """Mark this DAG run done on its lane."""
+    def finish(self, claim: Claim, run: Run, frontier: Frontier) -> None:  # noqa: ARG002
+        """Mark this DAG run done on its lane; what is in memory was never failed over."""
         self._change(claim, done=True)
 
     def reprocess(self, claim: Claim, run: Run) -> Claim:  # noqa: ARG002

@@ -58,6 +58,9 @@ class StageFreeTrigger(BaseTrigger):
         """Look until the stage is free."""
         look = sync_to_async(lease_left, thread_sensitive=False)
         lane, stage = Lane(self.pipeline_id, self.part), Stage(self.stage)
+        # Not at once: a task that is resumed before the executor has reported the end of the try that
+        # deferred it is taken for a killed one, and loses a retry.
+        await asyncio.sleep(self.poll_seconds)
         while (left := await look(self.warehouse_conn_id, lane, stage)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(self.poll_seconds, left))
         yield TriggerEvent({"free": True})

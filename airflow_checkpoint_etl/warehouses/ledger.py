@@ -17,6 +17,7 @@ import psycopg
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     FencedError,
+    ManifestConflictError,
     PipelineChangedError,
     RewoundError,
     SourceResetError,
@@ -348,11 +349,32 @@ class Ledger:
         if not self._session.count(SQL["shorten_target"], parameters):
             raise FencedError(_fenced(claim))
 
-    def finish(self, claim: Claim) -> None:
-        """Mark this DAG run done on its lane, under the claim's fence."""
-        parameters = _key(claim.lane) | _task(claim.owner) | {"fence": claim.fence}
-        if not self._session.count(SQL["finish_run"], parameters):
+    def finish(self, claim: Claim, run: Run, frontier: Frontier) -> None:
+        """Mark this DAG run done on its lane, if the lane still stands where the load has left it.
+
+        Raises:
+            FencedError: a newer attempt has the load.
+            ManifestConflictError: the lane or the run's target is another one than the load has seen.
+        """
+        parameters = _key(claim.lane) | _task(claim.owner)
+        parameters |= {
+            "fence": claim.fence,
+            "incarnation": frontier.incarnation,
+            "target": run.target,
+            "seq": frontier.seq,
+            "cursor": frontier.cursor,
+        }
+        if self._session.count(SQL["finish_run"], parameters):
+            return
+        row = self._session.row(SQL["stage_owner"], _key(claim.lane) | {"stage": claim.stage.value})
+        if row is None or row[4] != claim.fence:
             raise FencedError(_fenced(claim))
+        message = (
+            f"load of {claim.lane} had reached {run.target} at chunk {frontier.seq}, but the lane or "
+            "the run stands elsewhere now: the warehouse was failed over or restored. Try again: the "
+            "load goes on from where the warehouse is"
+        )
+        raise ManifestConflictError(message)
 
     def caught_up(self, lane: Lane, not_before: dt.datetime) -> bool:
         """Whether the lane is loaded past a bound that was settled at or after ``not_before``."""

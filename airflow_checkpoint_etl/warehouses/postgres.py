@@ -163,9 +163,9 @@ class PostgresWarehouseAdapter:
         """Lower this DAG run's target to where a budgeted extract stopped."""
         self._ledger.shorten(claim, target)
 
-    def finish(self, claim: Claim) -> None:
-        """Mark this DAG run done on its lane."""
-        self._ledger.finish(claim)
+    def finish(self, claim: Claim, run: Run, frontier: Frontier) -> None:
+        """Mark this DAG run done on its lane, which must stand where the load has left it."""
+        self._ledger.finish(claim, run, frontier)
 
     def reprocess(self, claim: Claim, run: Run) -> Claim:
         """Rewind the lane to the run's low, and have the run load up to the old load frontier."""

@@ -164,13 +164,18 @@ where run.pipeline = %(pipeline)s and run.part = %(part)s
   and stage.stage = 'extract' and stage.fence = %(fence)s;
 
 -- name: finish_run
--- The load reached the run's target. Only under this load's fence: the run of an older attempt may
--- have been given another target since.
+-- The load reached the run's target, under this load's fence. Compared here and not before: the run may
+-- have been given another target since, and after a failover the lane may stand lower than what this
+-- load has committed.
 update checkpoint_etl.run
 set done = true, finished_at = coalesce(run.finished_at, clock_timestamp())
-from checkpoint_etl.stage
+from checkpoint_etl.stage, checkpoint_etl.lane
 where run.pipeline = %(pipeline)s and run.part = %(part)s
   and run.dag_id = %(dag_id)s and run.run_id = %(run_id)s
+  and run.incarnation = %(incarnation)s and run.target = %(target)s
+  and lane.pipeline = run.pipeline and lane.part = run.part
+  and lane.incarnation = run.incarnation
+  and lane.seq = %(seq)s and lane.cursor = %(cursor)s
   and stage.pipeline = run.pipeline and stage.part = run.part
   and stage.stage = 'load' and stage.fence = %(fence)s;
 

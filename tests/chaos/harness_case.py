@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from airflow_checkpoint_etl.collect import collect
-from airflow_checkpoint_etl.protocol import Lane, Owner
-from airflow_checkpoint_etl.runner import Attempt, StageRunner
+from airflow_checkpoint_etl.protocol import Lane
 from tests.chaos.harness_points import RUN
 from tests.support import COLUMNS, World
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.ports import Ports
+    from airflow_checkpoint_etl.runner import StageRunner
 
 TABLE = """
 create table {table} (
@@ -128,10 +128,6 @@ class Case(World):
     def target_table(self) -> str:
         return f"{self.name}_target"
 
-    @property
-    def lane(self) -> Lane:
-        return Lane(self.name, self.part)
-
     def configure(self) -> Any:
         self.pipeline.setdefault("pipeline_id", self.name)
         self.source.setdefault("table", self.source_table)
@@ -139,19 +135,19 @@ class Case(World):
         self.warehouse.setdefault("lock_timeout", 0.3)
         return super().configure()
 
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.name, self.part)
+
     def runner(
-        self, task: str, run: str = "run_1", try_number: int = 1
+        self, task: str, run: str = "run_1", try_number: int = 1, clear_number: int = 0
     ) -> tuple[StageRunner, Ports]:
-        ports = self.ports()
-        attempt = Attempt(
-            lane=self.lane,
-            owner=Owner("dag", run, task, try_number=try_number),
-            fingerprint=self.configure().fingerprint(),
-            grace=dt.timedelta(seconds=self.grace),
-            lease=dt.timedelta(seconds=self.lease),
-            max_rows=self.max_rows,
-        )
-        return StageRunner(ports, attempt), ports
+        self.attempt |= {
+            "grace": dt.timedelta(seconds=self.grace),
+            "lease": dt.timedelta(seconds=self.lease),
+            "max_rows": self.max_rows,
+        }
+        return super().runner(task, run, try_number, clear_number)
 
     def act(self, step: str, run: str, try_number: int) -> Any:
         """Run one attempt of one step in this process."""

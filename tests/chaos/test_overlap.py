@@ -262,3 +262,17 @@ def test_a_stopped_attempt_that_is_resumed_alone_goes_on(arena):
         history.tries.append((step, Injection(point, "stop"), outcome))
     history.tries += drive(arena.attempts, case, steps=("load",)).tries
     assert_sound(history)
+
+
+def test_a_load_that_lost_its_connection_at_its_end_frees_the_stage(arena, staged):
+    case = staged()
+    case.grace = 0.0
+    with stopped(arena, case, "load", "collect.after_delete") as attempt:
+        attempt.drop_connections(case)
+        attempt.resume()
+        outcome = attempt.wait()
+    assert outcome.succeeded, outcome.explain()
+    assert case.fetch(
+        "select lease_until from checkpoint_etl.stage "
+        f"where pipeline = '{case.name}' and stage = 'load'"
+    ) == [(None,)]
