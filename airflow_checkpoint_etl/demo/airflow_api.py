@@ -22,9 +22,11 @@ TERMINAL: Final = frozenset({"success", "failed"})
 
 _POLL_SECONDS: Final = 0.2
 _REQUEST_SECONDS: Final = 60.0  # a busy two-core machine builds the API's schema for many seconds
+_LOCKED_SECONDS: Final = 60.0
 _OK: Final = 200
 _UNAUTHORIZED: Final = 401
 _NOT_FOUND: Final = 404
+_SERVER_ERROR: Final = 500
 
 T = TypeVar("T")
 
@@ -69,6 +71,15 @@ class TaskTry:
         )
 
 
+def _is_locked(response: httpx.Response) -> bool:
+    """Whether SQLite refused the request's transaction, so that nothing of it was done.
+
+    The server writes its audit log from its event loop. Another request's transaction then cannot
+    end, and holds the database until SQLite gives the log's row up.
+    """
+    return response.status_code == _SERVER_ERROR and '"Database error"' in response.text
+
+
 def _time(text: str | None) -> dt.datetime | None:
     return None if text is None else dt.datetime.fromisoformat(text)
 
@@ -111,11 +122,15 @@ class AirflowApi:
         return True
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
+        deadline = time.monotonic() + _LOCKED_SECONDS
         response = self._send(method, path, **options)
+        while _is_locked(response) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            response = self._send(method, path, **options)
         if response.is_error:
             message = f"{method} {path} answered {response.status_code}: {response.text[:1000]}"
             raise AirflowApiError(message)
-        return response.json()
+        return response.json() if response.content else None
 
     def wait(self, what: str, look: Callable[[], T | None], seconds: float) -> T:
         """Return what ``look`` finds, asking again until it is not None."""
@@ -155,6 +170,19 @@ class AirflowApi:
         """Return the traceback of every DAG file that cannot be imported, by file name."""
         errors = self._request("GET", "/importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def add_connection(self, conn_id: str, conn_type: str, **fields: str | int) -> None:
+        """Store a connection in the metadata database, as the form for it does.
+
+        Args:
+            conn_id: the connection's id.
+            conn_type: its type, such as ``"postgres"``.
+            fields: any of host, port, login, password, schema and extra.
+        """
+        body = {"connection_id": conn_id, "conn_type": conn_type, **fields}
+        self._request("POST", "/connections", json=body)
 
     # --- DAGs ------------------------------------------------------------------------------------
 
@@ -221,6 +249,20 @@ class AirflowApi:
 
         return self.wait(f"{dag_id} {run_id} ended", look, seconds)
 
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        """Set a DAG run's state, as the button does; of a run marked failed, the tasks are ended.
+
+        Args:
+            dag_id: the DAG.
+            run_id: its run.
+            state: ``"success"``, ``"failed"`` or ``"queued"``.
+        """
+        self._request("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", json={"state": state})
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Delete a DAG run with its task instances and XComs; Airflow refuses one that runs."""
+        self._request("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
+
     # --- task instances --------------------------------------------------------------------------
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskTry]:
@@ -261,6 +303,18 @@ class AirflowApi:
             return None
 
         return self.wait(f"{dag_id}.{task_id} running", look, seconds)
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Set a task's state, as the button does; a running try is told to end.
+
+        Args:
+            dag_id: the DAG.
+            run_id: its run.
+            task_id: a task that is not mapped.
+            state: ``"success"``, ``"failed"`` or ``"skipped"``.
+        """
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self._request("PATCH", path, json={"new_state": state})
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """Return the log of one try as text, one event per line."""

@@ -97,6 +97,9 @@ def airflow_environment(
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # The API server imports much at its first requests; on a busy machine that takes longer than
+        # the default of 5 s, and a task that cannot report its start is lost.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         **{f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in connections.items()},
     }
     if environment.pop("PYTHONDONTWRITEBYTECODE", None):
@@ -190,12 +193,16 @@ class AirflowProcess:
                 )
                 raise ServerError(message)
 
+    def _leads(self) -> set[int]:
+        """The processes that lead the components' sessions."""
+        return {leader.pid for leader in self._leaders.values()}
+
     # --- killing one task ------------------------------------------------------------------------
 
     def owns(self, pid: int) -> bool:
         """Whether a process was started by this Airflow."""
         try:
-            return os.getsid(pid) in {leader.pid for leader in self._leaders.values()}
+            return os.getsid(pid) in self._leads()
         except ProcessLookupError:
             return False
 
@@ -207,12 +214,33 @@ class AirflowProcess:
         Raises:
             AirflowApiError: the process is gone, or is none of this Airflow's.
         """
+        os.kill(self._runner_of(running), signal.SIGKILL)
+
+    def kill_supervisor(self, running: TaskTry) -> psutil.Process:
+        """SIGKILL the supervisor of a task only, and return the task runner it leaves behind.
+
+        The orphan goes on: nobody sends its heartbeats, reads its log or ends it. The scheduler tries
+        the task again once ``[scheduler] task_instance_heartbeat_timeout`` has passed.
+
+        Raises:
+            AirflowApiError: the process is gone, or is none of this Airflow's.
+        """
+        orphan = psutil.Process(self._runner_of(running))
+        supervisor = orphan.parent()
+        # The executor's worker is the supervisor; a component itself is none.
+        if supervisor is None or not self.owns(supervisor.pid) or supervisor.pid in self._leads():
+            message = f"{running.task_id} has no supervisor to kill (pid {orphan.pid})"
+            raise AirflowApiError(message)
+        supervisor.kill()
+        return orphan
+
+    def _runner_of(self, running: TaskTry) -> int:
         if running.pid is None or not self.owns(running.pid):
             message = (
                 f"{running.task_id} has no process of this Airflow to kill (pid {running.pid})"
             )
             raise AirflowApiError(message)
-        os.kill(running.pid, signal.SIGKILL)
+        return running.pid
 
     # --- stop ------------------------------------------------------------------------------------
 
