@@ -353,7 +353,10 @@ class StageRunner:
         """E0: an unfinished run keeps its target, else settle and store a new one."""
         run = self._ports.warehouse.run(self._lane, claim.owner)
         if run is not None and not run.done and run.incarnation == frontier.incarnation:
-            return run
+            if run.clear_number == claim.owner.clear_number:
+                return run
+            # It keeps its target, and remembers that this clear is answered: it resumed.
+            return self._ports.warehouse.set_target(claim, run)
         failpoint("extract.before_settle")
         started = self._clock()
         bound = self._ports.source.settle(frontier.cursor)

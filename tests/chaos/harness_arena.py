@@ -13,9 +13,9 @@ import psycopg
 import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST
-from tests.chaos.harness_case import TRANSFORMS, Case
+from tests.chaos.harness_case import ORDINARY, Case
 from tests.chaos.harness_drive import Injection, drive
-from tests.chaos.harness_points import RUN, reach_of
+from tests.chaos.harness_points import PLAIN, reach_of
 from tests.chaos.harness_processes import Attempts
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from airflow_checkpoint_etl.demo.servers import PostgresServer, ValkeyServer
+    from tests.chaos.harness_points import Scenario
 
 STORES = ("redis", "postgres")
 SEEDS = range(int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10")))
@@ -43,7 +44,7 @@ class Arena:
     def __init__(self, postgres: PostgresServer, valkey: ValkeyServer) -> None:
         self._postgres, self._valkey = postgres, valkey
         self._numbers = itertools.count(1)
-        self._passes: dict[tuple[str, tuple[str, ...]], Counter[str]] = {}
+        self._passes: dict[tuple[str, Scenario], Counter[str]] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -70,31 +71,38 @@ class Arena:
         """Make a pipeline with ``rows`` rows in its source."""
         if options.pop("write", "append") == "upsert":
             options["warehouse"] = {"write": "upsert", "key": ("id",)}
+        source = {"chunk_rows": chunk_rows} | options.pop("source", {})
+        options["pipeline"] = dict(options.get("pipeline", {}))
         made = Case(
             self.source_dsn,
             self.warehouse_dsn,
             self._valkey.port if store == "redis" else None,
             name=f"case{next(self._numbers)}",
-            source={"chunk_rows": chunk_rows},
+            source=source,
             **options,
         )
         made.create(rows)
         return made
 
-    def passes(self, store: str, steps: tuple[str, ...] = RUN) -> Counter[str]:
+    def case_for(self, point: str, store: str, **options: Any) -> Case:
+        """Make a pipeline of the kind that the point's scenario is about."""
+        return self.case(store, **options | reach_of(point).scenario.options)
+
+    def passes(self, store: str, scenario: Scenario = PLAIN) -> Counter[str]:
         """How often each point is passed by a scenario in which nothing goes wrong."""
-        if (store, steps) not in self._passes:
-            clean = drive(self.attempts, self.case(store), steps=steps)
-            self._passes[store, steps] = clean.passes()
-        return self._passes[store, steps]
+        if (store, scenario) not in self._passes:
+            case = self.case(store, **scenario.options)
+            clean = drive(self.attempts, case, steps=scenario.steps)
+            self._passes[store, scenario] = clean.passes()
+        return self._passes[store, scenario]
 
     def draw(self, random: Random, store: str, point: str, how: str = "kill") -> Injection:
         """An injection at a random one of the point's passes."""
-        steps = reach_of(point).steps
-        passes = self.passes(store, steps)[point]
+        scenario = reach_of(point).scenario
+        passes = self.passes(store, scenario)[point]
         assert passes, (
-            f"{point} is not passed by the steps {', '.join(steps)}, which REACHED_BY in "
-            "tests/chaos/harness_points.py says reach it"
+            f"{point} is not passed by {scenario.name}, which REACHED_BY in "
+            "tests/chaos/harness_points.py says reaches it"
         )
         return Injection(f"{point}@{random.randint(1, passes)}", how)
 
@@ -119,4 +127,4 @@ def dice(*what: object) -> Random:
 
 def any_transform(random: Random) -> str:
     """A transform that runs a callable, so that every point of the stage is passed."""
-    return random.choice([name for name in TRANSFORMS if name != "none"])
+    return random.choice(ORDINARY)

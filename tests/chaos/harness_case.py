@@ -71,7 +71,17 @@ class Transform:
     expected: str
     columns: str = COLUMNS
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    target: str = ""
+    """The target's definition, where the product is not to create it."""
 
+
+CHECKED = """
+create table {target} (
+    id bigint primary key, customer text, amount numeric(12, 2), created_at timestamptz,
+    _ck_chunk bigint,
+    constraint no_fifties check (id % 50 <> 0)
+)
+"""
 
 TRANSFORMS = {
     "none": Transform(None, f"select {COLUMNS} from {{source}}"),
@@ -93,10 +103,55 @@ TRANSFORMS = {
         f"select distinct on (customer) {COLUMNS} from {{source}} order by customer, id",
         options={"initial_state": {"seen": []}},
     ),
+    "refused": Transform(
+        keep, f"select {COLUMNS} from {{source}} where id % 50 <> 0", target=CHECKED
+    ),
+    "mended": Transform(keep, f"select {COLUMNS} from {{source}}", target=CHECKED),
 }
 
+ORDINARY = ("keep", "batch", "running_total", "dedupe")
+"""The transforms that any scenario may have, and that run a callable."""
 
-STEPS: dict[str, Callable[[Case, str, int], Any]] = {}
+
+def mend(case: Case, run: str, try_number: int) -> None:
+    case.fetch(f"alter table {case.target_table} drop constraint if exists no_fifties")
+
+
+def replay(case: Case, run: str, try_number: int) -> None:
+    with case.admin() as admin:
+        admin.replay_quarantine(dry_run=False)
+
+
+def rewind(case: Case, run: str, try_number: int) -> None:
+    ((point,),) = case.fetch(
+        "select high from checkpoint_etl.ledger "
+        f"where pipeline = '{case.name}' and rewound_at is null and seq = 2"
+    )
+    with case.admin() as admin:
+        admin.rewind(point, dry_run=False)
+
+
+def reprocess(case: Case, run: str, try_number: int) -> Any:
+    case.attempt["on_clear"] = "reprocess"
+    runner, ports = case.runner("extract", run, try_number, clear_number=1)
+    try:
+        return runner.extract()
+    finally:
+        ports.close()
+
+
+def resync(case: Case, run: str, try_number: int) -> None:
+    with case.admin() as admin:
+        admin.resync()
+
+
+STEPS: dict[str, Callable[[Case, str, int], Any]] = {
+    "mend": mend,
+    "replay": replay,
+    "rewind": rewind,
+    "reprocess": reprocess,
+    "resync": resync,
+}
 """Steps that are none of the three stages, by name; each gets the case, the run and the try's number."""
 
 
@@ -170,6 +225,9 @@ class Case(World):
     def create(self, rows: int) -> None:
         self.fetch(TABLE.format(table=self.source_table), at="source")
         self.insert(rows)
+        definition = TRANSFORMS[self.transform].target
+        if definition:
+            self.fetch(definition.format(target=self.target_table))
 
     def insert(self, rows: int) -> None:
         self.fetch(ROWS.format(table=self.source_table, rows=rows), at="source")
@@ -179,7 +237,7 @@ class Case(World):
     def ledger(self) -> list[tuple[Any, ...]]:
         return self.fetch(
             "select seq, low, high, rows, digest, run_id, try_number from checkpoint_etl.ledger "
-            f"where pipeline = '{self.name}' order by id"
+            f"where pipeline = '{self.name}' and rewound_at is null order by id"
         )
 
     def assert_arrived(self) -> None:

@@ -1,15 +1,16 @@
 """The failpoints as the docs list them, and which scenario reaches which.
 
 To bring in a new group of points, add a line to ``REACHED_BY``: its key is the part of the name before
-the dot (or one point's whole name), its value the steps to run and the step that passes the point. A
-step is a stage or a name in ``harness_case.STEPS``. Points that no scenario reaches yet go into ``PENDING``.
+the dot (or one point's whole name), its value the scenario and the step that passes the point. A step is
+a stage or a name in ``harness_case.STEPS``. Points that no scenario reaches yet go into ``PENDING``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failpoints.md"
 
@@ -18,24 +19,75 @@ RUN = ("extract", "transform", "load")
 
 
 @dataclass(frozen=True)
+class Scenario:
+    """What is done, and to what kind of pipeline.
+
+    Attributes:
+        name: for people.
+        steps: the steps, in order.
+        options: what the pipeline must be like; what it leaves open is drawn.
+        loads_twice: chunks are worked on again on purpose, so rework has no bound.
+    """
+
+    name: str
+    steps: tuple[str, ...] = RUN
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+    loads_twice: bool = False
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+PLAIN = Scenario("a run")
+SWEEP = Scenario("a run that sweeps", options={"write": "upsert", "source": {"settle": "sweep"}})
+QUARANTINE = Scenario(
+    "a run whose target refuses rows",
+    options={"transform": "refused", "pipeline": {"on_error": "quarantine"}},
+)
+REPLAY = Scenario(
+    "a run whose refused rows are replayed",
+    (*RUN, "mend", "replay"),
+    {"transform": "mended", "pipeline": {"on_error": "quarantine"}},
+)
+REWIND = Scenario(
+    "a run that is rewound", (*RUN, "rewind", *RUN), {"write": "append"}, loads_twice=True
+)
+REPROCESS = Scenario(
+    "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), loads_twice=True
+)
+RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), loads_twice=True)
+
+
+@dataclass(frozen=True)
 class Reach:
-    """The step at which a point is passed, and all the steps of its scenario."""
+    """The step at which a point is passed, and its scenario."""
 
     step: str
-    steps: tuple[str, ...] = RUN
+    scenario: Scenario = PLAIN
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return self.scenario.steps
 
 
 REACHED_BY = {
     "extract": Reach("extract"),
+    "settle": Reach("extract"),
+    "sweep": Reach("extract", SWEEP),
     "transform": Reach("transform"),
     "load": Reach("load"),
+    "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
+    "replay": Reach("replay", REPLAY),
+    "rewind": Reach("rewind", REWIND),
+    "reprocess": Reach("reprocess", REPROCESS),
+    "resync": Reach("resync", RESYNC),
 }
 
 PENDING: frozenset[str] = frozenset()
 """Listed points that no scenario reaches yet, each with the reason beside it."""
 
-SWALLOWED = frozenset({"collect.after_delete"})
+SWALLOWED = frozenset({"collect.before_delete", "collect.after_delete", "collect.after_forget"})
 """Points at which an exception costs nothing: what happens there is best effort."""
 
 
@@ -55,3 +107,8 @@ def reach_of(point: str) -> Reach | None:
 def reachable_points() -> list[str]:
     """Every listed point that is not pending and has a scenario."""
     return [point for point in listed_points() if point not in PENDING and reach_of(point)]
+
+
+def plain_points() -> list[str]:
+    """The points that an ordinary run passes."""
+    return [point for point in reachable_points() if reach_of(point).scenario is PLAIN]

@@ -38,7 +38,7 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.failpoints import FailpointError
 from airflow_checkpoint_etl.sources.interrupt import Interruptible
-from tests.chaos.machine_rewind import CAN_REWIND, rewind
+from tests.chaos.machine_rewind import rewind
 from tests.chaos.machine_rig import (
     INSERT,
     PLACES,
@@ -263,16 +263,12 @@ class Histories(RuleBasedStateMachine):
         self.rig.counts["restarts"] += 1
         self.rig.restart()
 
-    # --- REWIND: enabled by itself when airflow_checkpoint_etl.admin exists; see machine_rewind.py ---
-
-    @precondition(lambda self: CAN_REWIND)
     @rule(back=st.integers(0, 9))
     def rewind(self, back: int) -> None:
         """Rewind to a chunk boundary of the current chain; runs of the former life are over."""
         boundaries = (
             self.rig.warehouse(
-                "select low from checkpoint_etl.ledger join checkpoint_etl.lane using"
-                " (pipeline, part, incarnation) where ledger.seq <= lane.seq order by ledger.seq"
+                "select low from checkpoint_etl.ledger where rewound_at is null order by seq"
             )
             if self._lane()
             else []
@@ -280,6 +276,7 @@ class Histories(RuleBasedStateMachine):
         if not boundaries:
             return
         rewind(self.world, boundaries[back % len(boundaries)][0])
+        self.position = None
         self.extracted.clear()
         self.transformed.clear()
         self._expire()
@@ -337,7 +334,7 @@ class Histories(RuleBasedStateMachine):
         if run not in before or losing:
             allowed += [UpstreamLostError, StagedChunkError]
             # Of a lane's former life, or of a run whose extract never came so far.
-            allowed += [RewoundError] if CAN_REWIND else []
+            allowed += [RewoundError]
         return allowed
 
     def _succeeded(self, stage: str, run: str) -> None:
@@ -402,8 +399,8 @@ class Histories(RuleBasedStateMachine):
         if self.position is not None and self.position[0] == incarnation:
             assert seq >= self.position[1], "the chunk number went down"
             assert cursors.compare(at, self.position[2]) >= 0, "the cursor went down"
-        elif self.position is not None:
-            assert CAN_REWIND, "the lane began another life, though nobody rewound it"
+        else:
+            assert self.position is None, "the lane began another life, though nobody rewound it"
         self.position = (incarnation, seq, at)
 
     def ledger_is_one_chain(self, lane: Position | None) -> None:

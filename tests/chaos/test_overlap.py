@@ -18,7 +18,7 @@ import pytest
 from tests.chaos.harness_arena import FAST_SEED, SEEDS, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
 from tests.chaos.harness_drive import History, Injection, drive
-from tests.chaos.harness_points import reach_of, reachable_points
+from tests.chaos.harness_points import plain_points, reach_of
 
 HOLDS_THE_LANE = ("load.before_rows", "load.after_rows", "load.before_commit")
 """Points at which the open load transaction holds the lane's row, so that the retry has to end it."""
@@ -114,7 +114,7 @@ def test_a_stopped_attempt_wakes_up_behind_its_retry_and_writes_nothing(arena, s
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("point", reachable_points())
+@pytest.mark.parametrize("point", plain_points())
 @pytest.mark.parametrize("store", STORES)
 def test_an_attempt_stopped_anywhere_writes_nothing_behind_its_retry(arena, store, point):
     for seed in SEEDS:
@@ -127,9 +127,9 @@ def test_an_attempt_stopped_anywhere_writes_nothing_behind_its_retry(arena, stor
 def interleave(arena, store, seed, number):
     """The first try wakes up and goes on to its end while the retry, too, is in the middle."""
     random = dice(seed, "interleave", store, number)
-    first = arena.draw(random, store, random.choice(reachable_points()), "stop")
+    first = arena.draw(random, store, random.choice(plain_points()), "stop")
     reach = reach_of(first.name)
-    same_step = [point for point in reachable_points() if reach_of(point) == reach]
+    same_step = [point for point in plain_points() if reach_of(point) == reach]
     second = Injection(f"{random.choice(same_step)}@{random.choice([1, 1, 2])}", "stop")
     case = arena.case(
         store,

@@ -393,8 +393,4 @@ def boundaries(lane: Frontier, ledger: tuple[Chunk, ...]) -> tuple[Frontier, ...
 
 def rewound(warehouse: Warehouse, to: str, incarnation: str) -> Frontier:
     """Where the lane stands after a rewind, by the package's own rule."""
-    found = boundaries(warehouse.lane, warehouse.ledger)
-    if hasattr(warehouse.lane, "swept"):
-        return rewind(warehouse.lane, found, to, incarnation)
-    as_tuples = [(each.seq, each.cursor, each.state_digest) for each in found]
-    return rewind(warehouse.lane, as_tuples, to, incarnation)
+    return rewind(warehouse.lane, boundaries(warehouse.lane, warehouse.ledger), to, incarnation)

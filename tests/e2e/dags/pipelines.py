@@ -143,9 +143,6 @@ def held_pipeline(name: str, store: str = "redis", and_where: str = "true", **op
 class Noting:
     """An operator that notes how each of its attempts ended, for those that nobody listens to."""
 
-    # The part first: then a pipeline's own strings can name it.
-    template_fields = ("part", "pipeline")
-
     def _execute(self, context, waiting_since):
         end = "done"
         try:
