@@ -113,6 +113,16 @@ ORDINARY = ("keep", "batch", "running_total", "dedupe")
 """The transforms that any scenario may have, and that run a callable."""
 
 
+def late(case: Case, run: str, try_number: int) -> None:
+    """Row versions from below the frontier appear late."""
+    case.fetch(f"update {case.source_table} set amount = amount where id % 3 = 0", at="source")
+
+
+def sweep(case: Case, run: str, try_number: int) -> Any:
+    """The extract that finds them."""
+    return case.stage("extract", run, try_number)
+
+
 def mend(case: Case, run: str, try_number: int) -> None:
     case.fetch(f"alter table {case.target_table} drop constraint if exists no_fifties")
 
@@ -146,6 +156,8 @@ def resync(case: Case, run: str, try_number: int) -> None:
 
 
 STEPS: dict[str, Callable[[Case, str, int], Any]] = {
+    "late": late,
+    "sweep": sweep,
     "mend": mend,
     "replay": replay,
     "rewind": rewind,

@@ -26,20 +26,25 @@ class Scenario:
         name: for people.
         steps: the steps, in order.
         options: what the pipeline must be like; what it leaves open is drawn.
-        loads_twice: chunks are worked on again on purpose, so rework has no bound.
+        several_runs: chunks are worked on in more than one run, so that rework has no simple bound.
     """
 
     name: str
     steps: tuple[str, ...] = RUN
     options: dict[str, Any] = field(default_factory=dict, compare=False)
-    loads_twice: bool = False
+    several_runs: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)
 
 
 PLAIN = Scenario("a run")
-SWEEP = Scenario("a run that sweeps", options={"write": "upsert", "source": {"settle": "sweep"}})
+SWEEP = Scenario(
+    "a run that sweeps up late rows",
+    (*RUN, "late", "sweep", "transform", "load"),
+    {"write": "upsert", "source": {"settle": "sweep"}},
+    several_runs=True,
+)
 QUARANTINE = Scenario(
     "a run whose target refuses rows",
     options={"transform": "refused", "pipeline": {"on_error": "quarantine"}},
@@ -50,12 +55,12 @@ REPLAY = Scenario(
     {"transform": "mended", "pipeline": {"on_error": "quarantine"}},
 )
 REWIND = Scenario(
-    "a run that is rewound", (*RUN, "rewind", *RUN), {"write": "append"}, loads_twice=True
+    "a run that is rewound", (*RUN, "rewind", *RUN), {"write": "append"}, several_runs=True
 )
 REPROCESS = Scenario(
-    "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), loads_twice=True
+    "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), several_runs=True
 )
-RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), loads_twice=True)
+RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), several_runs=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Reach:
 REACHED_BY = {
     "extract": Reach("extract"),
     "settle": Reach("extract"),
-    "sweep": Reach("extract", SWEEP),
+    "sweep": Reach("sweep", SWEEP),
     "transform": Reach("transform"),
     "load": Reach("load"),
     "quarantine": Reach("load", QUARANTINE),

@@ -41,7 +41,7 @@ def recover(arena, store, seed, number):
             label=f"seed {seed}, pair {number}, {store}: {first.point}, then {again.point}",
         )
         history = drive(arena.attempts, case, {reach.step: [first, again]}, steps=reach.steps)
-        assert_sound(history, bounded_rework=not reach.scenario.loads_twice)
+        assert_sound(history, bounded_rework=not reach.scenario.several_runs)
         if history.all_landed:
             assert len(history.of(reach.step)) == 3, str(history)
             return

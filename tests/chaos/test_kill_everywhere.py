@@ -83,7 +83,7 @@ def test_a_kill_at_any_point_neither_loses_nor_doubles_a_row(arena, store, point
     wrong = {reach_of(point).step: [arena.draw(random, store, point)] for point in points}
     history = drive(arena.attempts, case, wrong, steps=reach_of(points[0]).steps)
     assert history.all_landed, f"a kill did not happen\n{history}"
-    assert_sound(history, bounded_rework=not reach_of(points[0]).scenario.loads_twice)
+    assert_sound(history, bounded_rework=not reach_of(points[0]).scenario.several_runs)
 
 
 # --- the checks are no ornament: each of these they must notice -----------------------------------
@@ -168,4 +168,4 @@ def test_a_failure_of_any_kind_at_any_point_is_mended_by_the_retry(arena, point,
         if how == "raise" and point not in SWALLOWED:
             first = history.of(reach.step)[0]
             assert first.error == "FailpointError", f"{first.explain()}\n{history}"
-        assert_sound(history, bounded_rework=not reach.scenario.loads_twice)
+        assert_sound(history, bounded_rework=not reach.scenario.several_runs)
