@@ -37,7 +37,7 @@ class LedgerInsights:
             if row is None:
                 return None
             generation, incarnation, seq, at, rows, updated_at, settings = row
-            quarantined = dict(self._session.rows(SQL["quarantined"], key))
+            quarantined: dict[str, int] = dict(self._session.rows(SQL["quarantined"], key))
             return Loaded(
                 generation,
                 incarnation,

@@ -134,18 +134,20 @@ def _insert(
     arrivals: sql.Identifier,
     ledger_id: int,
 ) -> int:
+    with connection.cursor() as command:
+        command.execute(insertion(accepted, arrivals, ledger_id), prepare=False)
+        return command.rowcount
+
+
+def insertion(accepted: Accepted, arrivals: sql.Composable, ledger_id: int) -> sql.Composed:
+    """Return the statement that takes arrived rows into the target: an INSERT or an upsert."""
     lineage = {LINEAGE_COLUMN: ledger_id} if accepted.lineage else {}
     target = accepted.facts.identifier
-    statement = (
-        upsert_newest(
+    if accepted.key:
+        return upsert_newest(
             target, accepted.plans, arrivals, lineage, accepted.key, accepted.cursor_columns
         )
-        if accepted.key
-        else insert_all(target, accepted.plans, arrivals, lineage)
-    )
-    with connection.cursor() as command:
-        command.execute(statement, prepare=False)
-        return command.rowcount
+    return insert_all(target, accepted.plans, arrivals, lineage)
 
 
 def _check_upsert_values(accepted: Accepted, table: pa.Table) -> None:

@@ -212,10 +212,9 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)  # the store has no part in it
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_every_kind_of_refusal_finds_its_rows(lenient, kind):
-    if lenient.redis_port is not None:
-        pytest.skip("the checkpoint store has no part in it")
     column, good = REFUSALS[kind]
     lenient.fetch("create table parent (name text primary key)")
     lenient.fetch("insert into parent values ('')")
@@ -307,7 +306,7 @@ def test_too_many_refused_rows_roll_the_chunk_back(lenient):
 
 @pytest.mark.parametrize(
     "point",
-    ["quarantine.before_halving", "quarantine.before_records", "quarantine.after_records"],
+    ["quarantine.before_search", "quarantine.before_records", "quarantine.after_records"],
 )
 def test_a_load_that_fails_among_its_rejected_records_keeps_none_of_them(
     lenient, monkeypatch, point
