@@ -25,7 +25,7 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.warehouses.catalog import rows
 from airflow_checkpoint_etl.warehouses.copying import Encoder, copy_rows, create_arrivals
-from airflow_checkpoint_etl.warehouses.loading import insertion, write_rows
+from airflow_checkpoint_etl.warehouses.loading import INPUT_IS_VALID, insertion, write_rows
 from airflow_checkpoint_etl.warehouses.refusals import ROW_CLASSES, explained, translated
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def _one_by_one(
             block = _block(accepted, ledger_id, arrivals, units, refused)
             command.execute(block, prepare=False)
     found = {row[0]: row[1:] for row in rows(connection, sql.SQL("table {}").format(refused))}
+    columns = _invalid_columns(connection, accepted, arrivals, units, refused)
     rows(connection, sql.SQL("drop table {}, {}, {}").format(arrivals, units, refused))
     taken = int(found.pop(-1)[0])
     expected = sum(bounds[unit + 1] - bounds[unit] for unit in places if unit not in found)
@@ -179,7 +180,36 @@ def _one_by_one(
             "or redirects rows, so that what is loaded cannot be counted; load into a table without it"
         )
         raise PreflightError(message)
-    return {unit: _reason(accepted, *why) for unit, why in found.items()}
+    return {
+        unit: _reason(accepted, state, column or columns.get(unit), constraint)
+        for unit, (state, column, constraint) in found.items()
+    }
+
+
+def _invalid_columns(
+    connection: psycopg.Connection[Any],
+    accepted: Accepted,
+    arrivals: sql.Identifier,
+    units: sql.Identifier,
+    refused: sql.Identifier,
+) -> dict[int, str]:
+    """Name the column whose text is no valid input, where the server can tell."""
+    cast = [plan for plan in accepted.plans if plan.route.cast]
+    if not cast or connection.info.server_version < INPUT_IS_VALID:
+        return {}
+    cases = sql.SQL(" ").join(
+        sql.SQL("when not pg_input_is_valid(arrived.{}, {}) then {}").format(
+            sql.Identifier(plan.name), sql.Literal(plan.target.base_type), sql.Literal(plan.name)
+        )
+        for plan in cast
+    )
+    query = sql.SQL(
+        "select unit.place, min(case {cases} end) from {refused} refused "
+        "join {units} unit on unit.place = refused.place "
+        "join {arrivals} arrived on arrived._ck_row >= unit.first and arrived._ck_row < unit.after "
+        "where refused.state like '22%' group by unit.place"
+    ).format(cases=cases, refused=refused, units=units, arrivals=arrivals)
+    return {place: column for place, column in rows(connection, query) if column is not None}
 
 
 def _numbered(arrivals: sql.Identifier) -> sql.Composed:

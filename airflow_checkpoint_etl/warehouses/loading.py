@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
     from airflow_checkpoint_etl.warehouses.wire import ColumnPlan
 
-_INPUT_IS_VALID: Final = 16_00_00
+INPUT_IS_VALID: Final = 16_00_00
 """The first server version that can say whether a text is valid input of a type."""
 
 _numbers = itertools.count(1)
@@ -193,7 +193,7 @@ def _name_culprits(
     error: psycopg.DataError,
 ) -> None:
     """Raise an error that names the columns whose text is no valid input, where the server can tell."""
-    if connection.info.server_version < _INPUT_IS_VALID:
+    if connection.info.server_version < INPUT_IS_VALID:
         return
     cast = [plan for plan in accepted.plans if plan.route.cast]
     if not cast:
