@@ -26,7 +26,7 @@ def poisoned(share):
         if is_bad(record, share):
             if record["id"] % 3 == 0:
                 raise ValueError(record["customer"])
-            return 7 if record["id"] % 3 == 1 else record | {"amount": "not a number"}
+            return 7 if record["id"] % 3 == 1 else record | {"amount": object()}
         return record
 
     return transform
