@@ -14,6 +14,7 @@ _HOMES = {
     "Pipeline": "airflow_checkpoint_etl.pipeline",
     "PostgresSource": "airflow_checkpoint_etl.pipeline",
     "PostgresWarehouse": "airflow_checkpoint_etl.pipeline",
+    "Reject": "airflow_checkpoint_etl.quarantine",
     "CheckpointExtractOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointLoadOperator": "airflow_checkpoint_etl.operators.stages",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         CheckpointTransformOperator,
     )
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+    from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
     from airflow_checkpoint_etl.task_groups import checkpoint_task_group
 
@@ -45,6 +47,7 @@ __all__ = [
     "Pipeline",
     "PostgresSource",
     "PostgresWarehouse",
+    "Reject",
     "__version__",
     "checkpoint_task_group",
 ]

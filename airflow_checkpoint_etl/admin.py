@@ -155,7 +155,7 @@ class Admin:
 
         Args:
             transformer: the mended transform, e.g. ``CallableTransformer(clean)``, for what the
-                transform had rejected. None: only what the load had rejected is tried.
+                transform had rejected; what the load had rejected is tried as it was. None: only that.
             dry_run: do everything, count it, and keep nothing.
 
         Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pgpq import ArrowToPostgresBinaryEncoder
 from pgpq.encoders import LargeStringEncoderBuilder, StringEncoderBuilder
 from pgpq.schema import Jsonb
@@ -85,6 +86,30 @@ class Encoder:
             yield encoded
         yield encoder.finish()
 
+    def misfits(self, table: pa.Table) -> dict[int, str]:
+        """Say which rows hold a value that does not fit its target column, and why."""
+        found: dict[int, str] = {}
+        for plan in self._plans:
+            waiting = [(0, table.num_rows)]
+            while waiting:
+                start, stop = waiting.pop()
+                piece = table.column(plan.name).slice(start, stop - start).combine_chunks()
+                try:
+                    converted = self._converted(plan, piece)
+                except ValueNotCarriedError as error:
+                    if stop - start == 1:
+                        found.setdefault(start, str(error))
+                    else:
+                        middle = (start + stop) // 2
+                        waiting += [(middle, stop), (start, middle)]
+                    continue
+                for place in _with_nul(converted):
+                    words = (
+                        f'target {self._target}: column "{plan.name}": a text holds a NUL character'
+                    )
+                    found.setdefault(start + place, words)
+        return found
+
     def _converted(self, plan: ColumnPlan, array: pa.Array) -> pa.Array:
         try:
             return plan.route.conversion(array)
@@ -98,6 +123,14 @@ class Encoder:
             "column. Nothing of this chunk was written"
         )
         raise ValueNotCarriedError(message)
+
+
+def _with_nul(array: pa.Array) -> list[int]:
+    """Return where texts hold the one character that PostgreSQL's do not have."""
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        return []
+    places: list[int] = pc.indices_nonzero(pc.match_substring(array, "\0")).to_pylist()
+    return places
 
 
 def _batch_rows(table: pa.Table) -> int:
@@ -164,7 +197,7 @@ def _cast_columns(plans: Iterable[ColumnPlan]) -> sql.Composed:
     )
 
 
-def count_losses(plans: Iterable[ColumnPlan], arrivals: sql.Identifier) -> sql.Composed | None:
+def count_losses(plans: Iterable[ColumnPlan], arrivals: sql.Composable) -> sql.Composed | None:
     """Return the query that counts, per checked column, the values a cast would change."""
     counts = [
         sql.SQL("count(*) filter (where {})").format(
@@ -181,7 +214,7 @@ def count_losses(plans: Iterable[ColumnPlan], arrivals: sql.Identifier) -> sql.C
 def insert_all(
     target: sql.Identifier,
     plans: tuple[ColumnPlan, ...],
-    arrivals: sql.Identifier,
+    arrivals: sql.Composable,
     lineage: dict[str, int],
 ) -> sql.Composed:
     """Return the INSERT of every arrived row, in the order of arrival."""
@@ -198,7 +231,7 @@ def insert_all(
 def upsert_newest(
     target: sql.Identifier,
     plans: tuple[ColumnPlan, ...],
-    arrivals: sql.Identifier,
+    arrivals: sql.Composable,
     lineage: dict[str, int],
     key: tuple[str, ...],
     cursor_columns: tuple[str, ...],

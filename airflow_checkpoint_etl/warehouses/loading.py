@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
     from airflow_checkpoint_etl.warehouses.wire import ColumnPlan
 
-_INPUT_IS_VALID: Final = 16_00_00
+INPUT_IS_VALID: Final = 16_00_00
 """The first server version that can say whether a text is valid input of a type."""
 
 _numbers = itertools.count(1)
@@ -134,18 +134,20 @@ def _insert(
     arrivals: sql.Identifier,
     ledger_id: int,
 ) -> int:
+    with connection.cursor() as command:
+        command.execute(insertion(accepted, arrivals, ledger_id), prepare=False)
+        return command.rowcount
+
+
+def insertion(accepted: Accepted, arrivals: sql.Composable, ledger_id: int) -> sql.Composed:
+    """Return the statement that takes arrived rows into the target: an INSERT or an upsert."""
     lineage = {LINEAGE_COLUMN: ledger_id} if accepted.lineage else {}
     target = accepted.facts.identifier
-    statement = (
-        upsert_newest(
+    if accepted.key:
+        return upsert_newest(
             target, accepted.plans, arrivals, lineage, accepted.key, accepted.cursor_columns
         )
-        if accepted.key
-        else insert_all(target, accepted.plans, arrivals, lineage)
-    )
-    with connection.cursor() as command:
-        command.execute(statement, prepare=False)
-        return command.rowcount
+    return insert_all(target, accepted.plans, arrivals, lineage)
 
 
 def _check_upsert_values(accepted: Accepted, table: pa.Table) -> None:
@@ -191,7 +193,7 @@ def _name_culprits(
     error: psycopg.DataError,
 ) -> None:
     """Raise an error that names the columns whose text is no valid input, where the server can tell."""
-    if connection.info.server_version < _INPUT_IS_VALID:
+    if connection.info.server_version < INPUT_IS_VALID:
         return
     cast = [plan for plan in accepted.plans if plan.route.cast]
     if not cast:

@@ -110,20 +110,14 @@ class Replay:
             raise ReplayError(message)
         failed, rows = self._try(file.take(positions), row, stage, transformer)
         failpoint("replay.after_rows")
-        for place, reason in failed.items():
-            ordinal, position, cursor, _, payload, created_at = taken[place]
-            self._session.rows(
-                SQL["put_back"],
-                key
-                | {
-                    "ordinal": ordinal,
-                    "position": position,
-                    "cursor": cursor,
-                    "reason": reason,
-                    "payload": payload,
-                    "created_at": created_at,
-                },
-            )
+        again = [
+            key
+            | dict(zip(("ordinal", "position", "cursor"), taken[place][:3], strict=True))
+            | {"reason": reason, "payload": taken[place][4], "created_at": taken[place][5]}
+            for place, reason in failed.items()
+        ]
+        with self._session.connection.cursor() as command:
+            command.executemany(SQL["put_back"], again)
         released = len(taken) - len(failed)
         self._session.rows(SQL["drop_file"], key)
         self._session.rows(SQL["released"], key | {"rows": rows, "released": released})

@@ -53,6 +53,9 @@ _VALUE_CLASSES: Final = ("21", "22", "23", "44", "54")
 _TRIGGER_CLASSES: Final = ("09", "0L", "0P", "20", "27", "2F", "38", "39", "P0")
 _STATEMENT_CLASSES: Final = ("0A", "42")
 
+ROW_CLASSES: Final = (*_VALUE_CLASSES, *_TRIGGER_CLASSES)
+"""The SQLSTATE classes that say something about a row, and nothing about the server or the table."""
+
 
 class MissingParentError(ValueNotCarriedError):
     """A row refers to another one that is not in the warehouse yet; nothing of its chunk was written."""
@@ -93,20 +96,27 @@ def refusal(
     error: psycopg.Error, target: str, columns: Collection[str]
 ) -> CheckpointEtlError | None:
     """Translate one database error; None when it says nothing about rows or the target."""
-    sqlstate = error.sqlstate or ""
-    place = _place(error, sqlstate, columns)
+    column = error.diag.column_name or _copied_column(error, columns)
+    return explained(error.sqlstate or "", target, column, error.diag.constraint_name)
+
+
+def explained(
+    sqlstate: str, target: str, column: str | None, constraint: str | None
+) -> CheckpointEtlError | None:
+    """Translate an error by its SQLSTATE and what it names; None as for :func:`refusal`."""
+    place = _place(sqlstate, column, constraint)
     if sqlstate in _CONSTRAINTS:
         fact, move = _CONSTRAINTS[sqlstate]
         kind = MissingParentError if sqlstate == _FOREIGN_KEY else ValueNotCarriedError
         return kind(f"target {target}: {fact} ({place}); {move}. Nothing of this chunk was written")
     if sqlstate.startswith(_VALUE_CLASSES):
         return ValueNotCarriedError(
-            f"target {target}: a value was refused: {_name(error)} ({place}); correct it in the "
+            f"target {target}: a value was refused: {_name(sqlstate)} ({place}); correct it in the "
             "transform, or change the column's type. Nothing of this chunk was written"
         )
     if sqlstate.startswith(_TRIGGER_CLASSES):
         return ValueNotCarriedError(
-            f"target {target}: a trigger or function of the table raised {_name(error)} ({place}); "
+            f"target {target}: a trigger or function of the table raised {_name(sqlstate)} ({place}); "
             "its message is in the server's log. Nothing of this chunk was written"
         )
     if sqlstate == _INSUFFICIENT_PRIVILEGE:
@@ -116,20 +126,22 @@ def refusal(
         )
     if sqlstate.startswith(_STATEMENT_CLASSES):
         return PreflightError(
-            f"target {target}: the statement was refused: {_name(error)} ({place}); the table was "
+            f"target {target}: the statement was refused: {_name(sqlstate)} ({place}); the table was "
             "changed or has something a load cannot work with. Nothing of this chunk was written"
         )
     return None
 
 
-def _name(error: psycopg.Error) -> str:
+def _name(sqlstate: str) -> str:
     """Return the condition's name in words: ``numeric value out of range``."""
-    return _CAPITAL.sub(" ", type(error).__name__).lower()
+    try:
+        name = psycopg.errors.lookup(sqlstate).__name__
+    except KeyError:  # of a function's own making
+        return "an error of its own"
+    return _CAPITAL.sub(" ", name).lower()
 
 
-def _place(error: psycopg.Error, sqlstate: str, columns: Collection[str]) -> str:
-    column = error.diag.column_name or _copied_column(error, columns)
-    constraint = error.diag.constraint_name
+def _place(sqlstate: str, column: str | None, constraint: str | None) -> str:
     parts = [
         f'column "{column}"' if column else "",
         f'constraint "{constraint}"' if constraint else "",

@@ -180,6 +180,7 @@ class LaneAdmin:
         if self._target is None:
             message = f"{lane}: its target is not known here, so nothing can be replayed"
             raise ReplayError(message)
+        self._target.forget()
         with self._transaction(lane):
             _, target_oid, _ = self._lock(lane)
             failpoint("replay.after_lock")

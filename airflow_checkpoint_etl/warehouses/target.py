@@ -124,6 +124,10 @@ class TargetTable:
             accepted = self._fit(connection, facts, schema)
         self._accepted = accepted
 
+    def forget(self) -> None:
+        """Forget what was accepted: the transaction it was seen in may have been rolled back."""
+        self._accepted = None
+
     # --- rows -----------------------------------------------------------------------------------
 
     def write(self, connection: psycopg.Connection[Any], table: pa.Table, ledger_id: int) -> int:
