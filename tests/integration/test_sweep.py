@@ -307,7 +307,7 @@ def test_a_rewind_sweeps_again_from_where_the_point_was(swept):
         "select high from checkpoint_etl.ledger where run_id = 'run_1' order by id desc limit 1"
     )
     with swept.admin() as admin:
-        admin.rewind(point)
+        admin.rewind(point, dry_run=False)
     swept.fetch("delete from orders_copy where customer like 'late%'")
     swept.run("run_3")
     assert swept.fetch("select count(*) from orders_copy where customer like 'late%'") == [(450,)]
