@@ -84,7 +84,7 @@ class Session:
         if self._control is None or self._control.closed:
             self.discard()
             try:
-                self._control = self._interruptible.run(self._open_control, lambda: None)
+                return self._interruptible.run(self._open_control, lambda: None)
             except psycopg.Error as error:
                 # libpq's own words name host, port and user, and never the password.
                 reason = str(error).strip() or type(error).__name__
@@ -103,6 +103,8 @@ class Session:
         except BaseException:
             connection.close()
             raise
+        # Kept here, not by the caller: a cancelled one has left before, and discard closes it.
+        self._control = connection
         return connection
 
     def fetch(
@@ -192,7 +194,7 @@ class Session:
         control = self.control()
         if self._rows is None:
             try:
-                self._rows = self._interruptible.run(lambda: self._open_rows(control), lambda: None)
+                return self._interruptible.run(lambda: self._open_rows(control), lambda: None)
             except adbc_driver_manager.Error as error:
                 state = getattr(error, "sqlstate", None) or "no code"
                 message = (
@@ -214,6 +216,7 @@ class Session:
         except BaseException:
             connection.close()
             raise
+        self._rows = connection  # as for the other one
         return connection
 
     def _require_same_server(self, started: str) -> None:

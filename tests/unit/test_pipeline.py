@@ -118,6 +118,20 @@ def test_a_query_is_accepted_with_what_no_catalog_can_tell():
     assert a_query(settle="none", settle_tables=()).settle == "none"
 
 
+def test_a_sweep_needs_an_upsert_when_the_dag_is_parsed():
+    swept = a_source(settle="sweep")
+    with pytest.raises(ConfigurationError, match=r"settle='sweep': .*may be swept up and loaded"):
+        a_pipeline(source=swept)
+    upserting = a_warehouse(write="upsert", key=("id",))
+    assert a_pipeline(source=swept, warehouse=upserting).source.settle == "sweep"
+
+
+def test_a_lag_and_a_primary_are_named_where_they_mean_something():
+    assert a_source(settle="lag", settle_lag=30).settle_lag == 30
+    assert a_source(settle_conn_id="primary").settle_conn_id == "primary"
+    assert a_query(settle="lag", settle_lag=30, settle_tables=()).settle == "lag"
+
+
 def test_zero_is_no_limit_where_that_makes_sense():
     assert a_warehouse(statement_timeout=0).statement_timeout == 0
     assert a_pipeline(staging_grace=0).staging_grace == 0
@@ -183,6 +197,23 @@ def test_what_is_no_positive_size_is_refused(make, parameter, size):
         (a_source, "settle_timeout", NAN, "must be positive"),
         (a_source, "settle_timeout", "60", "must be positive"),
         (a_source, "settle_timeout", None, "must be positive"),
+        (a_source, "on_settle_timeout", "wait", "must be one of fail, finish"),
+        (a_source, "on_source_reset", "resync", "must be one of fail, continue"),
+        (a_source, "settle_lag", 5, 'is for settle="lag" alone'),
+        (
+            lambda settle_lag: a_source(settle="lag", settle_lag=settle_lag),
+            "settle_lag",
+            None,
+            "must be positive",
+        ),
+        (a_source, "settle_conn_id", "", "must be an Airflow connection id"),
+        (
+            lambda settle_conn_id: a_source(settle="none", settle_conn_id=settle_conn_id),
+            "settle_conn_id",
+            "primary",
+            "nobody is waited for",
+        ),
+        (a_query, "settle", "sweep", "do not say which transaction wrote them"),
         (a_source, "chunk_rows", 0, "must be positive"),
         (a_source, "chunk_rows", True, "must be positive"),
         (a_source, "chunk_rows", 0.5, "must be whole"),
@@ -392,6 +423,9 @@ def test_the_fingerprint_changes_with_source_cursor_filter_target_write_and_key(
                 settle="locks",
                 settle_tables=("orders",),
                 settle_timeout=1,
+                settle_conn_id="primary",
+                on_settle_timeout="finish",
+                on_source_reset="continue",
                 chunk_rows=1,
                 chunk_bytes=1,
                 allow_sort=True,
