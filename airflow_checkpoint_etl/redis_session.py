@@ -85,12 +85,17 @@ class RedisSession:
             reply = self.command("EVAL", script.text, 1, key, *arguments)
         return list(reply)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield every key that starts with ``prefix``, from all nodes; a key may come twice."""
+    def keys(self, prefix: str, kind: str | None = None) -> Iterator[str]:
+        """Yield every key that starts with ``prefix``, from all nodes; a key may come twice.
+
+        Args:
+            prefix: what the keys start with.
+            kind: only keys of this type, as Redis names it; None for keys of any type.
+        """
         pattern = (
             "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in prefix) + "*"
         )
-        for key in self.client.scan_iter(match=pattern, count=1000):
+        for key in self.client.scan_iter(match=pattern, count=1000, _type=kind):
             yield key.decode(errors="replace") if isinstance(key, bytes) else str(key)
 
     def memory_settings(self) -> list[dict[str, Any]]:

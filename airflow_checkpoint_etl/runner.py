@@ -56,7 +56,7 @@ OnClear = Literal["resume", "fail", "reprocess"]
 OnRestored = Literal["fail", "resync"]
 
 _CONFLICTS: Final = 5
-"""Reconciliations without a chunk of progress between them before the attempt gives up."""
+"""Reconciliations without a chunk that is new between them before the attempt gives up."""
 _COLLECT_SECONDS: Final = 60.0
 _INTERRUPT_SECONDS: Final = 0.2
 
@@ -144,7 +144,7 @@ class StageRunner:
             checkpoint = resumed.checkpoint
             run = self._goal(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
-            started, conflicts = self._clock(), 0
+            started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
             while not self._is_done(checkpoint.frontier, run):
                 self._check()
                 swept = is_swept(checkpoint.frontier.swept, run.swept)
@@ -158,7 +158,8 @@ class StageRunner:
                     conflicts = self._conflict(conflict, conflicts)
                     checkpoint = self._recovery.extract(claim).checkpoint
                     continue
-                conflicts = 0
+                if chunk.seq > furthest:  # a chunk made again is no progress
+                    furthest, conflicts = chunk.seq, 0
                 progress.chunk(chunk)
             self._confirm(claim)
             return progress.summary()
@@ -174,6 +175,7 @@ class StageRunner:
             is_done = partial(self._is_done, run=run)
             resumed = self._recovery.transform(claim, is_done)
             checkpoint, conflicts = resumed.checkpoint, 0
+            furthest = checkpoint.frontier.seq
             tally = self._tally(claim, resumed.kept)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             while not is_done(checkpoint.frontier):
@@ -188,7 +190,8 @@ class StageRunner:
                     checkpoint = resumed.checkpoint
                     tally = self._tally(claim, resumed.kept)
                     continue
-                conflicts = 0
+                if chunk.seq > furthest:  # a chunk made again is no progress
+                    furthest, conflicts = chunk.seq, 0
                 tally += Tally(chunk.rows_in, chunk.rejected)
                 progress.chunk(chunk)
             self._confirm(claim)
@@ -343,7 +346,12 @@ class StageRunner:
 
     def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
         if before + 1 >= _CONFLICTS:
-            raise conflict
+            message = (
+                f"{self._lane}: the checkpoint store lost its record {_CONFLICTS} times while the stage "
+                "made no progress; see to the store (does it evict keys? do others write to it?), then "
+                "try again"
+            )
+            raise ManifestConflictError(message) from conflict
         log.warning("%s; reconciling with the warehouse", conflict)
         return before + 1
 
@@ -537,13 +545,14 @@ class StageRunner:
     def _fetch(self, chunk: Chunk) -> StagedFile:
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
-        data = self._ports.staging.get(chunk.name)
         try:
+            codec.verify_size(chunk.name, self._ports.staging.size(chunk.name), chunk.size)
+            data = self._ports.staging.get(chunk.name)
             codec.verify(chunk.name, data, chunk.digest)
+            return codec.decode_file(data)
         except StagedChunkError:
             self._mark_unfit(chunk)
             raise
-        return codec.decode_file(data)
 
     def _mark_unfit(self, chunk: Chunk) -> None:
         """Have the chunk staged anew when the stage that staged it runs again; best effort."""

@@ -85,6 +85,20 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def verify_size(name: str, size: int | None, expected: int) -> None:
+    """Compare a staged file's size with the manifest's, before it is read: one that grew may be huge.
+
+    Raises:
+        StagedChunkError: it has another size; a missing file is left to the read.
+    """
+    if size is not None and size != expected:
+        message = (
+            f"staged file {name} has {size:,} bytes, the manifest says {expected:,}: it was damaged or "
+            f"replaced; {_RESTAGE}"
+        )
+        raise StagedChunkError(message)
+
+
 def verify(name: str, data: bytes, expected: str) -> None:
     """Check a staged file against the digest in the manifest.
 

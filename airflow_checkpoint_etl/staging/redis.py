@@ -1,21 +1,26 @@
 """The staging area in Redis (or Valkey): a string per file, and one hash that counts them.
 
 Redis keeps everything in memory and is often shared, so three limits hold: bytes per file, bytes in all
-and files in all. A file is counted in the hash first and stored then. Whatever is killed in between
-leaves a count without a file, which costs nothing but room: :meth:`RedisStagingArea.names` lists it
-as an orphan, and a full area drops such counts, once they are older than any put, before it refuses.
-A file whose count was lost (Redis may
-lose any write) is listed too, because listing scans the keys themselves.
+and files in all. A file is counted in the hash first and stored then. A put that is killed in between, and
+a file that Redis evicts or loses, leave a count without a file, which costs nothing but room: a full
+area drops such counts, once they are older than any put, before it refuses. They are never listed: a
+stage takes a listed file for one that it need not stage again. A file whose count was lost is listed,
+because listing scans the keys themselves. A key that holds another type than it should is no file.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
 from airflow_checkpoint_etl.errors import PreflightError, StagedChunkError
-from airflow_checkpoint_etl.redis_session import RedisSession, is_out_of_memory, read_script
+from airflow_checkpoint_etl.redis_session import (
+    RedisSession,
+    is_out_of_memory,
+    is_wrong_type,
+    read_script,
+)
 from airflow_checkpoint_etl.staging.checks import (
     OBJECT_STORAGE,
     check_cap,
@@ -27,7 +32,7 @@ from airflow_checkpoint_etl.staging.checks import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_checkpoint_etl.redis_session import Client
+    from airflow_checkpoint_etl.redis_session import Argument, Client
 
 TOTAL_CAP: Final = 2 << 30
 MAX_FILES: Final = 10_000
@@ -106,14 +111,14 @@ class RedisStagingArea:
 
     def get(self, name: str) -> bytes:
         """Return a file; raises StagedChunkError when it is missing."""
-        data: bytes | None = self._session.command("GET", self._prefix + name)
+        data: bytes | None = self._unless_wrong_type(None, "GET", self._prefix + name)
         if data is None:
             raise missing(name, _WHERE)
         return data
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None when it is missing."""
-        size = int(self._session.command("STRLEN", self._prefix + name))
+        size: int | None = self._unless_wrong_type(None, "STRLEN", self._prefix + name)
         if size == 0 and not self._exists(name):
             return None
         return size
@@ -123,18 +128,16 @@ class RedisStagingArea:
         for name in names:
             # The count goes last: a file that is not counted would outgrow the limits unseen.
             self._session.command("UNLINK", self._prefix + name)
-            self._session.command("HDEL", self._sizes, name)
+            self._unless_wrong_type(0, "HDEL", self._sizes, name)
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names under a prefix, in order: of files, and of counts without a file.
+        """Return the names of stored files under a prefix, in order.
 
-        It scans every key of the server: for collecting orphans now and then, not for every chunk.
+        It scans every key of the server: when a stage starts and when files are collected, not for every
+        chunk.
         """
-        found = {
-            key.removeprefix(self._prefix) for key in self._session.keys(self._prefix + prefix)
-        }
-        found.update(name for name in self._counted() if name.startswith(prefix))
-        return sorted(found)
+        keys = self._session.keys(self._prefix + prefix, kind="string")
+        return sorted({key.removeprefix(self._prefix) for key in keys})
 
     def close(self) -> None:
         """Close the client, if there is one."""
@@ -145,11 +148,20 @@ class RedisStagingArea:
 
     def _counted(self) -> dict[str, float]:
         """Return the name of every counted file, and when it was counted (seconds since 1970)."""
-        counts: dict[bytes, bytes] = self._session.command("HGETALL", self._sizes)
+        counts: dict[bytes, bytes] = self._unless_wrong_type({}, "HGETALL", self._sizes)
         return {
             name.decode(errors="replace"): float(count.rpartition(b"@")[2] or 0)
             for name, count in counts.items()
         }
+
+    def _unless_wrong_type(self, otherwise: Any, *words: Argument) -> Any:
+        """Run one command; ``otherwise`` when its key holds a value of another type, not ours."""
+        try:
+            return self._session.command(*words)
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return otherwise
 
     def _reserve(self, name: str, size: int) -> None:
         limits = (str(size), str(self._total_cap), str(self._max_files))

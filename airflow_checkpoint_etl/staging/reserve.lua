@@ -8,6 +8,10 @@ local key = KEYS[1]
 local name, size = ARGV[1], tonumber(ARGV[2])
 local seconds = redis.call('TIME')[1]
 
+local kind = redis.call('TYPE', key).ok
+if kind ~= 'hash' and kind ~= 'none' then
+    redis.call('DEL', key)  -- somebody else's value under our name; counts may be lost at any time
+end
 if redis.call('HEXISTS', key, name) == 1 then
     return {'ok'}
 end

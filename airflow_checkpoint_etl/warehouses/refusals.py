@@ -85,9 +85,10 @@ def _silenced(error: psycopg.Error, target: str, columns: Collection[str]) -> ps
     """
     if error.sqlstate is None:
         return error
-    place = _place(error, error.sqlstate, columns)
+    column = error.diag.column_name or _copied_column(error, columns)
+    place = _place(error.sqlstate, column, error.diag.constraint_name)
     return type(error)(
-        f"target {target}: the server reported {_name(error)} ({place}); its log has the details. "
+        f"target {target}: the server reported {_name(error.sqlstate)} ({place}); its log has the details. "
         "Nothing of this chunk was written"
     )
 

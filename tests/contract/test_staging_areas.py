@@ -272,10 +272,10 @@ def test_redis_counts_concurrent_puts_exactly(redis_connect):
     assert len(outcomes) == 3
 
 
-def test_an_old_count_without_its_file_is_listed_and_gives_way(small, redis_client):
+def test_an_old_count_without_its_file_is_not_listed_and_gives_way(small, redis_client):
     small.put("killed", b"12345678")
     redis_client.delete("checkpoint_etl:staged:killed")
-    assert small.names("") == ["killed"]
+    assert small.names("") == []
     with pytest.raises(StagedChunkError, match="8 of at most 10 bytes"):
         small.put("a", b"12345678")
     redis_client.hset("checkpoint_etl:staged_sizes", "killed", "8@1700000000")
@@ -289,6 +289,22 @@ def test_a_file_without_its_count_is_listed_and_can_be_deleted(small, redis_clie
     assert small.names("") == ["a"]
     small.delete(["a"])
     assert redis_client.keys() == []
+
+
+def test_keys_of_another_type_are_no_files_and_no_counts(small, redis_client):
+    small.put("a", b"1")
+    for key in ("checkpoint_etl:staged:a", "checkpoint_etl:staged_sizes"):
+        redis_client.delete(key)
+        redis_client.rpush(key, "not ours")
+    assert small.names("") == []
+    assert small.size("a") is None
+    with pytest.raises(StagedChunkError, match="missing"):
+        small.get("a")
+    small.put("b", b"12345678")
+    with pytest.raises(StagedChunkError, match="8 of at most 10 bytes"):
+        small.put("c", b"123")
+    small.delete(["a", "b"])
+    assert redis_client.keys("*:staged:*") == []
 
 
 def test_a_full_redis_is_a_clear_error_that_names_the_way_out(redis_connect, redis_client):
