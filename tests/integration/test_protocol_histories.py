@@ -266,11 +266,11 @@ def test_a_stale_load_does_not_mark_a_run_done_that_was_given_a_new_target(world
     stale, ports = world.runner("load")
     finish = ports.warehouse.finish
 
-    def late(claim):
+    def late(*args):
         world.stage("load", try_number=2)
         world.insert(500)
         assert world.stage("extract", try_number=2).target == "i8:1500"
-        finish(claim)
+        finish(*args)
 
     monkeypatch.setattr(ports.warehouse, "finish", late)
     with pytest.raises(FencedError):
