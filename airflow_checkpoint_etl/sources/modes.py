@@ -20,6 +20,7 @@ from airflow_checkpoint_etl.sources.standby import check_primary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_checkpoint_etl.errors import PreflightError
     from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session
@@ -28,7 +29,8 @@ _INTEGERS: Final = frozenset({"i2", "i4", "i8"})
 _TIMESTAMPS: Final = frozenset({"ts", "tz"})
 _NEXTVAL: Final = re.compile(r"\(?nextval\(E?'(?:[^']|'')+'::regclass\)\)?(::\w+)?")
 _TABLE_KINDS: Final = frozenset("rp")
-_WAITING: Final = frozenset({"auto", "locks", "transactions"})
+WAITING: Final = frozenset({"auto", "locks", "transactions"})
+"""The modes that wait for transactions, which a standby does not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +73,15 @@ def choose(
         PreflightError: ``auto`` cannot promise exactly-once, or the named mode cannot work here.
     """
     on_standby = catalog.is_standby(session)
-    on_primary = on_standby and primary is not None and config.settle in _WAITING
+    on_primary = on_standby and primary is not None and config.settle in WAITING
     if on_primary and primary is not None:
         check_primary(session, primary, config)
     if config.settle == "sweep":
         _check_sweep(session, config, plan, on_standby=on_standby)
-    if config.settle not in _WAITING:
+    if config.settle not in WAITING:
         return Settling(config.settle, (), _promise(config, plan), _sequence(session, plan))
     if on_standby and not on_primary:
-        raise refuse(
-            config,
-            "settle",
-            "the server is a standby, which does not see the primary's running transactions",
-            "name the primary's connection with settle_conn_id=, read from the primary, or pass "
-            'settle="lag" or "none" and accept missed rows',
-        )
+        raise standby_refused(config)
     roots = _roots(session, config, plan)
     members = catalog.family(session, roots)
     if any(member.kind == "f" for member in members):
@@ -114,6 +110,17 @@ def choose(
         )
     promise = _promise(config, plan, mode, doubt, on_primary=on_primary)
     return Settling(mode, roots, promise, _sequence(session, plan))
+
+
+def standby_refused(config: PostgresSource) -> PreflightError:
+    """Build the error for a standby whose primary is not known."""
+    return refuse(
+        config,
+        "settle",
+        "the server is a standby, which does not see the primary's running transactions",
+        "name the primary's connection with settle_conn_id=, read from the primary, or pass "
+        'settle="lag" or "none" and accept missed rows',
+    )
 
 
 def _promise(

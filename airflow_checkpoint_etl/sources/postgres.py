@@ -8,13 +8,22 @@ repeated statement and nothing else.
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Read, Sweep
-from airflow_checkpoint_etl.sources import arrow, modes, positions, preflight, sweeping
+from airflow_checkpoint_etl.sources import (
+    arrow,
+    catalog,
+    modes,
+    positions,
+    preflight,
+    standby,
+    sweeping,
+)
 from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.interrupt import Interruptible
 from airflow_checkpoint_etl.sources.planning import make_plan
@@ -63,6 +72,7 @@ class PostgresReader:
             if connect_primary is not None
             else None
         )
+        self._trusted: psycopg.Connection[Any] | None = None
         self._known_plan: Plan | None = None
         self._bytes_per_row: float | None = None
 
@@ -114,6 +124,7 @@ class PostgresReader:
         """
 
         def work() -> Read:
+            self._trust_server()
             plan, limit = self._plan(), self._limit()
             statement = plan.keyset.chunk(low, target, limit)
             fetched = self._fetch(statement, self._config.max_chunk_bytes)
@@ -130,6 +141,7 @@ class PostgresReader:
         """Read exactly ``(low, high]``, which was one chunk before."""
 
         def work() -> Read:
+            self._trust_server()
             plan = self._plan()
             fetched = self._fetch(plan.keyset.chunk(low, high, None), None)
             return Read(arrow.carried(fetched.table, plan.columns), high)
@@ -147,6 +159,7 @@ class PostgresReader:
         """
 
         def work() -> Sweep:
+            self._trust_server()
             plan, limit = self._plan(), self._limit()
             sweep = sweeping.underway(swept, goal)
             if sweeping.is_first(sweep, upto):
@@ -203,6 +216,22 @@ class PostgresReader:
         if settling.promise.on_primary and self._primary is not None:
             return self._primary
         return self._session
+
+    def _trust_server(self) -> None:
+        """Once per connection: a bound may have been settled on another server than this one.
+
+        A retry keeps its run's bound, and a lost connection is opened anew. Behind one name there may
+        then be a standby that has not replayed yet what was waited for.
+        """
+        control = self._session.control()
+        if control is self._trusted:
+            return
+        if self._config.settle in modes.WAITING and catalog.is_standby(self._session):
+            if self._primary is None:
+                raise modes.standby_refused(self._config)
+            deadline = time.monotonic() + self._config.settle_timeout
+            standby.wait_for_replay(self._session, self._primary, self._interruptible, deadline)
+        self._trusted = control
 
     def _limit(self) -> int:
         """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""

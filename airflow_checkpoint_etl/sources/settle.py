@@ -27,11 +27,12 @@ from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import SettleTimeoutError
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Bound
-from airflow_checkpoint_etl.sources import positions, queries
+from airflow_checkpoint_etl.sources import positions, queries, standby
 from airflow_checkpoint_etl.sources.reset import check_reset, gone_back
+from airflow_checkpoint_etl.sources.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
@@ -44,9 +45,6 @@ log = logging.getLogger(__name__)
 MARGIN_SECONDS: Final = 1.0
 """How long a backend may take from setting now() to showing its transaction, with much to spare."""
 
-_FIRST_PAUSE: Final = 0.002
-_LONGEST_PAUSE: Final = 0.25
-_BACK_OFF: Final = 1.5
 _NAMED_BLOCKERS: Final = 5
 
 
@@ -177,10 +175,12 @@ class Settler:
         failpoint("settle.before_wait")
         if waiting:
             log.info("waiting for %d transaction(s) that may still write", len(waiting))
-        if not self._until(lambda: not self._alive(waiting)):
+        if not wait_until(lambda: not self._alive(waiting), self._interruptible, self._deadline):
             raise SettleTimeoutError(self._timeout_message(self._alive(waiting)))
         if self._writers is not self._session:
-            self._wait_for_replay()
+            standby.wait_for_replay(
+                self._session, self._writers, self._interruptible, self._deadline
+            )
         failpoint("settle.after_wait")
 
     def _alive(self, transactions: list[str]) -> list[str]:
@@ -189,33 +189,6 @@ class Settler:
         rows = self._writers.fetch(self._statements["alive"], {"transactions": transactions})
         transactions[:] = [str(row[0]) for row in rows]
         return transactions
-
-    def _wait_for_replay(self) -> None:
-        """Wait until the standby shows all that the primary has written up to now."""
-        position, header = self._writers.fetch(self._statements["written_position"])[0]
-        written = {"position": position, "header": header}
-
-        def replayed() -> bool:
-            return bool(self._session.fetch(self._statements["has_replayed"], written)[0][0])
-
-        if not self._until(replayed):
-            message = (
-                f"the standby {self._session.source} has not replayed the primary's log up to "
-                f"{position} within settle_timeout={self._timeout:g} s: it lags behind, or "
-                "follows another server; see pg_stat_replication on the primary"
-            )
-            raise SettleTimeoutError(message)
-
-    def _until(self, happened: Callable[[], bool]) -> bool:
-        """Ask again and again, ever more seldom, until it has happened; False when time is up."""
-        pause = _FIRST_PAUSE
-        while not happened():
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self._interruptible.sleep(min(pause, left))
-            pause = min(pause * _BACK_OFF, _LONGEST_PAUSE)
-        return True
 
     def _timeout_message(self, waiting: Sequence[str]) -> str:
         rows = self._writers.fetch(self._statements["blockers"], {"transactions": list(waiting)})

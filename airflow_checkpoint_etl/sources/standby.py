@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_checkpoint_etl.errors import MissingPrivilegeError
-from airflow_checkpoint_etl.sources import catalog
+from airflow_checkpoint_etl.errors import MissingPrivilegeError, SettleTimeoutError
+from airflow_checkpoint_etl.sources import catalog, queries
 from airflow_checkpoint_etl.sources.failures import refuse
+from airflow_checkpoint_etl.sources.waiting import wait_until
 
 if TYPE_CHECKING:
     from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.sources.interrupt import Interruptible
     from airflow_checkpoint_etl.sources.session import Session
 
 
@@ -50,3 +52,27 @@ def check_primary(session: Session, primary: Session, config: PostgresSource) ->
                 f"{here[fact]} there)",
                 "name the connection of its primary, to the same database",
             )
+
+
+def wait_for_replay(
+    session: Session, primary: Session, interruptible: Interruptible, deadline: float
+) -> None:
+    """Wait until a standby shows all that its primary has written up to now.
+
+    Raises:
+        SettleTimeoutError: it does not by the deadline, a monotonic time.
+    """
+    statements = queries.load("settle.sql")
+    position, header = primary.fetch(statements["written_position"])[0]
+    written = {"position": position, "header": header}
+
+    def replayed() -> bool:
+        return bool(session.fetch(statements["has_replayed"], written)[0][0])
+
+    if not wait_until(replayed, interruptible, deadline):
+        message = (
+            f"the standby {session.source} has not replayed the primary's log up to {position} within "
+            "settle_timeout: it lags behind, or follows another server; see pg_stat_replication on "
+            "the primary"
+        )
+        raise SettleTimeoutError(message)

@@ -248,6 +248,11 @@ def test_row_level_security_that_comes_later_raises_instead_of_hiding_rows(datab
     ("ddl", "options", "rule"),
     [
         (
+            SERIAL.replace("t (", "b (") + "; create view t as select * from b",
+            {"unique": True, "allow_sort": True},
+            "only the rows of a table",
+        ),
+        (
             SERIAL.replace("t (", "b (") + MATERIALIZED,
             {},
             "only the rows of a table",
@@ -327,6 +332,30 @@ def test_a_standby_is_settled_on_its_primary_and_read_after_its_replay(
             control.execute("select pg_wal_replay_resume()")
         target = settled.result(30).target
     assert ids(reader, BEGIN, target) == [1, 2, 3]
+
+
+def test_a_retry_on_a_standby_waits_for_what_its_bound_was_settled_with(
+    database, standby, on_standby, source
+):
+    """The bound may come from an earlier try, which read from another standby."""
+    database.execute(SERIAL)
+    reader = on_standby()
+    refused = source(standby.dsn(database.dsn.split("dbname=")[1]))
+    with (
+        psycopg.connect(standby.dsn(), autocommit=True) as control,
+        ThreadPoolExecutor() as pool,
+    ):
+        control.execute("select pg_wal_replay_pause()")
+        try:
+            database.execute(TEN)
+            read = pool.submit(ids, reader, BEGIN, "i8:10")
+            time.sleep(0.5)
+            assert not read.done()
+        finally:
+            control.execute("select pg_wal_replay_resume()")
+        assert read.result(30) == list(range(1, 11))
+    with pytest.raises(PreflightError, match="the server is a standby"):
+        refused.read(BEGIN, "i8:10")
 
 
 def test_a_standby_that_does_not_replay_is_a_timeout(database, standby, on_standby):
