@@ -230,12 +230,18 @@ def decode(text: str) -> tuple[tuple[str, CursorValue], ...]:
     return tuple(_decode_one(part) for part in parts)
 
 
+def _order_of(tag: str) -> str:
+    """Return which order a type's values are in; integers of every width are in one."""
+    return "integer" if tag in {"i2", "i4", "i8"} else tag
+
+
 def compare(left: str, right: str) -> int:
     """Return -1, 0 or 1 as ``left`` comes before, at or after ``right``.
 
     Raises:
         IncomparableError: the answer depends on a text collation.
-        CursorError: the cursors are of different types.
+        CursorError: the cursors are of different types. Integers of different widths are not: a
+            column that outgrew its type is altered to a wider one, and its values stay.
     """
     if left == right:
         return 0
@@ -244,7 +250,7 @@ def compare(left: str, right: str) -> int:
     if right == BEGIN:
         return 1
     lefts, rights = decode(left), decode(right)
-    if [tag for tag, _ in lefts] != [tag for tag, _ in rights]:
+    if [_order_of(tag) for tag, _ in lefts] != [_order_of(tag) for tag, _ in rights]:
         message = f"cursors of different types cannot be ordered: {left!r} and {right!r}"
         raise CursorError(message)
     for (tag, a), (_, b) in zip(lefts, rights, strict=True):

@@ -85,7 +85,6 @@ _WITHOUT_TRANSACTIONS: Final = {
 }
 _ON_ERROR: Final = {
     "quarantine": "records that are rejected stand in quarantine, not in the target",
-    "skip": "records that are rejected are left out",
 }
 
 
@@ -98,7 +97,7 @@ def of(
         promise: what its source promises.
         write: ``append`` or ``upsert``.
         transactional: whether the warehouse commits rows and ledger in one transaction.
-        on_error: what becomes of rejected records: ``fail``, ``quarantine`` or ``skip``.
+        on_error: what becomes of rejected records: ``fail`` or ``quarantine``.
     """
     level, reasons, assumptions = _READ[promise.settle](promise)
     unless = None

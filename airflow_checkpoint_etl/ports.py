@@ -69,11 +69,14 @@ class Bound:
         swept: how far late rows are to be swept in this run; empty where the source is not swept.
         settled: False when late transactions did not end in time and the run ends, as configured,
             at the last settled bound: it has caught up with nothing.
+        behind: how many seconds before it was taken what the bound promises ends: rows that were
+            committed since then may be above it.
     """
 
     target: str
     swept: str = ""
     settled: bool = True
+    behind: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +250,7 @@ class LaneState:
         target_oid: the target table's oid at the last load; None before the first.
         updated_at: when the frontier last moved, ISO 8601.
         settings: what the pipeline looked like when its extract last ran, for people and admin.
+        fences: the newest fence that each stage was handed, by the stage's name.
     """
 
     frontier: Frontier
@@ -256,6 +260,7 @@ class LaneState:
     target_oid: int | None = None
     updated_at: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fences: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,14 @@ class Recovery:
         Returns the claim to go on with: the same one when the warehouse was not restored.
         """
         noted = self._read(Stage.LOAD).checkpoint
-        fence = self._read(claim.stage).fence
+        stored = {stage.value: self._read(stage).fence for stage in Stage}
         state = self._ports.warehouse.lane(self._lane)
-        if state is None or not (_is_ahead(noted, state.frontier) or fence > claim.fence):
+        if state is None:
+            return claim
+        # A stage that the warehouse has not handed out since it was restored is behind its own record.
+        handed = {claim.stage.value: claim.fence} | dict(state.fences)
+        is_fenced = any(stored[stage] > fence for stage, fence in handed.items())
+        if not (_is_ahead(noted, state.frontier) or is_fenced):
             return claim
         log.warning(
             "%s: the checkpoint store is ahead of the warehouse, which was restored to chunk %s, %s; "

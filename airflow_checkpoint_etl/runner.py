@@ -24,6 +24,7 @@ from airflow_checkpoint_etl.errors import (
     ManifestConflictError,
     PreflightError,
     RewoundError,
+    SourceResetError,
     StagedChunkError,
     TooManyRejectedError,
     UpstreamLostError,
@@ -36,7 +37,7 @@ from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally
 from airflow_checkpoint_etl.recovery import Recovery, now
-from airflow_checkpoint_etl.sweep import is_swept
+from airflow_checkpoint_etl.sweep import is_behind, is_swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -129,7 +130,9 @@ class StageRunner:
         facts = self._ports.source.preflight()
         self._preflight()
         settings = self._attempt.settings
-        promised = guarantee.of(facts.promise, write=settings.get("write", "append"))
+        promised = guarantee.of(
+            facts.promise, write=settings.get("write", "append"), on_error=self._attempt.policy.on_error
+        )
         log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
         spec = LaneSpec(
             self._lane,
@@ -255,7 +258,9 @@ class StageRunner:
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
         try:
             if prepare is not None:
-                claim = prepare(claim)
+                # Taking rows back may outlast the lease.
+                with LeaseKeeper(self._ports.warehouse, claim, attempt.lease):
+                    claim = prepare(claim)
             with (
                 LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper,
                 self._interrupting(),
@@ -340,7 +345,7 @@ class StageRunner:
         if not self._ports.warehouse.heartbeat(claim, self._attempt.lease):
             message = (
                 f"{claim.stage} of {self._lane} was taken over by a newer attempt, or the lane was "
-                f"rewound, while this attempt (fence {claim.fence}) worked; what it staged does not count"
+                f"rewound, while this attempt (fence {claim.fence}) worked; what it committed before counts"
             )
             raise FencedError(message)
 
@@ -369,12 +374,20 @@ class StageRunner:
         started = self._clock()
         bound = self._ports.source.settle(frontier.cursor)
         failpoint("extract.after_settle")
+        if is_behind(bound.swept, frontier.swept):
+            message = (
+                f"{self._lane}: the source numbers its transactions from {bound.swept}, but late rows "
+                f"were swept up to {frontier.swept}: it was restored, and rows that its next "
+                "transactions commit late would never be found. Resync the lane (admin): the next run "
+                "then looks at every row below the checkpoint once more"
+            )
+            raise SourceResetError(message)
         goal = Run(
             frontier.cursor,
             bound.target,
             frontier.incarnation,
             bound.swept,
-            settled_ago=self._clock() - started if bound.settled else None,
+            settled_ago=self._clock() - started + bound.behind if bound.settled else None,
         )
         return self._ports.warehouse.set_target(claim, goal)
 
@@ -500,7 +513,7 @@ class StageRunner:
         )
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
-        table = self._fetch(source).table
+        table = self._fetch(claim, source).table
         failpoint("transform.before_apply")
         made = transformer.apply(table, checkpoint.state, source)
         failpoint("transform.after_apply")
@@ -542,7 +555,7 @@ class StageRunner:
         failpoint(f"{claim.stage}.after_append")
         return advanced
 
-    def _fetch(self, chunk: Chunk) -> StagedFile:
+    def _fetch(self, claim: Claim, chunk: Chunk) -> StagedFile:
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
         try:
@@ -551,6 +564,8 @@ class StageRunner:
             codec.verify(chunk.name, data, chunk.digest)
             return codec.decode_file(data)
         except StagedChunkError:
+            # A successor may have loaded and collected it: then the file is not what is wrong.
+            self._confirm(claim)
             self._mark_unfit(chunk)
             raise
 
@@ -575,7 +590,7 @@ class StageRunner:
     ) -> Checkpoint:
         """L1-L5: one chunk, one transaction; a chunk that an earlier attempt loaded is skipped."""
         advanced = checkpoint.advance(chunk, at=now())
-        staged = self._fetch(chunk)
+        staged = self._fetch(claim, chunk)
         failpoint("load.before_load")
         try:
             loaded = self._ports.warehouse.load(

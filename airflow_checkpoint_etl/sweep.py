@@ -60,6 +60,19 @@ def parse(token: str) -> Swept:
     return Swept(None if done is None else int(done), None if goal is None else int(goal), at or "")
 
 
+def is_behind(goal: str, token: str) -> bool:
+    """Whether a goal lies before what a token has swept: the source counts from lower again."""
+    if not goal or not token:
+        return False
+    wanted, swept = parse(goal).done, parse(token)
+    return wanted is not None and wanted < max(swept.done or 0, swept.goal or 0)
+
+
+def anew(token: str) -> str:
+    """Return the token of a lane whose source was replaced: every row is looked at again."""
+    return "0" if token else ""
+
+
 def is_swept(token: str, goal: str) -> bool:
     """Whether a lane at ``token`` has swept as far as a run's ``goal``; without a goal it has."""
     if not goal:

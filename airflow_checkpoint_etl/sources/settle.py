@@ -93,7 +93,9 @@ class Settler:
         check_reset(self._writers, self._config, self._plan, self._settling, after)
         self._deadline = time.monotonic() + self._timeout
         try:
-            return Bound(self._settle(after), swept)
+            by_clock = self._settling.mode == "transactions" and self._plan.tags[0] == "tz"
+            behind = MARGIN_SECONDS if by_clock else 0.0
+            return Bound(self._settle(after), swept, behind=behind)
         except SettleTimeoutError as error:
             if self._config.on_settle_timeout == "fail":
                 raise

@@ -53,8 +53,9 @@ def statement(session: Session, plan: Plan, sweep: Swept, upto: str, limit: int)
     """Return the SELECT of the sweep's next rows."""
     since = sweep.done
     ahead = session.fetch(queries.load("settle.sql")["next_transaction"])[0][0]
-    if since is not None and ahead - since > _TELLABLE:
-        since = None  # the numbers came round since the last sweep: every row is read again
+    if since == 0 or (since is not None and ahead - since > _TELLABLE):
+        # Another server's numbers, or they came round since the last sweep: every row is read again.
+        since = None
     return plan.keyset.late(sweep.at, upto, limit, since)
 
 

@@ -235,13 +235,19 @@ def upsert_newest(
     lineage: dict[str, int],
     key: tuple[str, ...],
     cursor_columns: tuple[str, ...],
+    *,
+    replayed: bool = False,
 ) -> sql.Composed:
     """Return the INSERT .. ON CONFLICT of the newest version of every key.
 
     A chunk may hold several versions of a key: the one with the highest cursor is kept, and among
     equals the one that arrived last. A row in the target is replaced unless it is newer; a target row
     without a cursor value counts as older. Cursors are compared as the target's types.
+
+    Replayed rows come late: of two versions with one cursor (a row that was swept up again) the one of
+    the later chunk stays, where the target keeps lineage and so can tell.
     """
+    versions = [*cursor_columns, *(lineage if replayed else ())]
     columns = [*(plan.name for plan in plans), *lineage]
     changed = [name for name in columns if name not in key]
     constants = [sql.SQL(", {}").format(sql.Literal(value)) for value in lineage.values()]
@@ -262,8 +268,8 @@ def upsert_newest(
             changes=sql.SQL(", ").join(
                 sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changed
             ),
-            old=sql.SQL(", ").join(sql.Identifier("standing", name) for name in cursor_columns),
-            new=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in cursor_columns),
+            old=sql.SQL(", ").join(sql.Identifier("standing", name) for name in versions),
+            new=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in versions),
         )
     return sql.SQL(
         "insert into {target} as standing ({columns}) select {selected}{constants} from ({newest}) newest "

@@ -114,6 +114,12 @@ class Ledger:
         row = self._session.row(SQL["target_is_known"], parameters)
         return bool(row and row[0])
 
+    def skip_ids(self, newest: int) -> None:
+        """Give out only ledger ids above ``newest``: a ledger that was lost gave out those below."""
+        row = self._session.row(SQL["newest_ledger_id"])
+        if row is not None and row[0] < newest:
+            self._session.rows(SQL["skip_ledger_ids"], {"newest": newest})
+
     def create(self, spec: LaneSpec) -> None:
         """Create a lane; one that exists is left as it is."""
         self._session.rows(
@@ -415,4 +421,5 @@ def _lane_state(row: Row) -> LaneState:
         target_oid=target_oid,
         updated_at=row[11].isoformat(),
         settings=row[13],
+        fences=row[14],
     )

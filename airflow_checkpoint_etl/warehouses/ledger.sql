@@ -87,6 +87,7 @@ create table checkpoint_etl.ledger (
     started_at    timestamptz not null default clock_timestamp(),  -- when its transaction began to write
     loaded_at     timestamptz not null default clock_timestamp(),
     rewound_at    timestamptz,           -- when a rewind took its rows back; null while it counts
+    abandoned     boolean     not null default false,  -- its lane was removed by hand: its rows stay
     unique (pipeline, part, incarnation, seq)
 );
 -- Whatever lives a lane has had: one chunk that counts per number.

@@ -49,6 +49,7 @@ class Accepted:
         lineage: whether the ledger id is kept in the lineage column.
         key: an upsert's key columns; empty for an append.
         cursor_columns: the columns that say which of two versions is newer.
+        replayed: whether the rows come out of quarantine, after chunks that are later than theirs.
     """
 
     schema: pa.Schema
@@ -57,6 +58,7 @@ class Accepted:
     lineage: bool
     key: tuple[str, ...]
     cursor_columns: tuple[str, ...]
+    replayed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,7 +147,13 @@ def insertion(accepted: Accepted, arrivals: sql.Composable, ledger_id: int) -> s
     target = accepted.facts.identifier
     if accepted.key:
         return upsert_newest(
-            target, accepted.plans, arrivals, lineage, accepted.key, accepted.cursor_columns
+            target,
+            accepted.plans,
+            arrivals,
+            lineage,
+            accepted.key,
+            accepted.cursor_columns,
+            replayed=accepted.replayed,
         )
     return insert_all(target, accepted.plans, arrivals, lineage)
 

@@ -112,10 +112,13 @@ class PostgresWarehouseAdapter:
         facts = self._target.describe(self._control.connection)
         if (
             facts is None
-            or spec.start != BEGIN
             or self._target.is_empty(self._control.connection)
             or self._ledger.target_is_known(spec.lane.pipeline, facts.oid)
         ):
+            return
+        if spec.start != BEGIN:
+            # A rewind of this lane finds its rows by ledger id: never those of a ledger that was lost.
+            self._ledger.skip_ids(self._target.newest_lineage(self._control.connection))
             return
         message = (
             f"{spec.lane} has no checkpoint in the warehouse, but its target {self._config.table} "

@@ -152,7 +152,9 @@ class Replay:
         rows = 0
         for table, places, bounds in groups:
             self._target.accept(self._session.connection, table.schema)
-            reasons = self._target.write_fitting(self._session.connection, table, ledger_id, bounds)
+            reasons = self._target.write_fitting(
+                self._session.connection, table, ledger_id, bounds, replayed=True
+            )
             refused |= {places[unit]: reason for unit, reason in reasons.items()}
             rows += table.num_rows - sum(bounds[unit + 1] - bounds[unit] for unit in reasons)
         return refused, rows

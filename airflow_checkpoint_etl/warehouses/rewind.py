@@ -103,9 +103,10 @@ class LaneAdmin:
         """Rewind to a run's low, which then goes to the old load frontier; see ``ports.Warehouse``."""
         lane, owner = claim.lane, claim.owner
         with self._transaction(lane):
+            self._lock(lane)
             self._refuse_busy(claim)
             request = RewindRequest(
-                to=run.low,
+                to=self._boundary_of(lane, run.low),
                 actor=str(owner),
                 reason=f"cleared (on_clear='reprocess'): {owner.run_id}",
             )
@@ -137,16 +138,34 @@ class LaneAdmin:
         )
         return replace(claim, fence=claim.fence + 1, incarnation=after.incarnation)
 
+    def _boundary_of(self, lane: Lane, low: str) -> str:
+        """Where a run's rows begin on the chain as it is now: a later life may have cut it elsewhere."""
+        start = self._session.row(SQL["start"], _key(lane))
+        if (start is not None and start[0] == low) or self._session.row(
+            SQL["boundary"], _key(lane) | {"to": low}
+        ):
+            return low
+        return self.boundary(lane, low)
+
     def begin_anew(
         self, lane: Lane, actor: str, reason: str, floor: Floor, *, keep: Claim | None = None
     ) -> Frontier:
-        """Begin a new life at the warehouse's own frontier; source and target are taken as they are."""
+        """Begin a new life at the warehouse's own frontier; source and target are taken as they are.
+
+        Under a claim it is the warehouse that was restored: the source stays the one it was.
+        """
         with self._transaction(lane):
             before, _, _ = self._lock(lane)
             generation = max(before.generation, floor.generation) + 1
-            after = replace(before, incarnation=new_incarnation(), generation=generation)
+            after = replace(
+                before,
+                incarnation=new_incarnation(),
+                generation=generation,
+                # The source may be another server, whose transactions count from elsewhere.
+                swept=sweep.anew(before.swept),
+            )
             self._raise_fences(lane, keep, floor)
-            self._new_life(lane, after, unbind=True)
+            self._new_life(lane, after, unbind=True, new_source=keep is None)
             self._note(lane, "resync", actor, reason, {"from": before, "to": after})
             failpoint("resync.before_commit")
         failpoint("resync.after_commit")
@@ -245,7 +264,14 @@ class LaneAdmin:
         self._session.rows(SQL["drop_quarantined"], key)
         self._session.rows(SQL["take_back"], key)
         self._raise_fences(lane, keep, Floor())
-        self._new_life(lane, point, rows=rows, forget=request.forget, unbind=request.forget)
+        self._new_life(
+            lane,
+            point,
+            rows=rows,
+            forget=request.forget,
+            unbind=request.forget,
+            new_source=request.forget,
+        )
         rewound = Rewound(before, point, chunks, rows, deleted, quarantined)
         detail = {
             "from": before,
@@ -296,6 +322,8 @@ class LaneAdmin:
                 "delete_rows=False, or pass allow_duplicates=True"
             )
             raise RewindError(message)
+        if target_oid is None:  # a resync took the target as it is: that is where the rows are
+            target_oid = self._configured_target(lane)
         found = self._session.row(
             SQL["lineage_target"], {"target_oid": target_oid, "column": LINEAGE_COLUMN}
         )
@@ -317,6 +345,17 @@ class LaneAdmin:
         with self._session.connection.cursor() as command:
             command.execute(statement, _key(lane) | {"seq": point.seq})
             return command.rowcount
+
+    def _configured_target(self, lane: Lane) -> int | None:
+        """The oid of the table the pipeline names; None when there is no such table."""
+        if self._target is None:
+            message = (
+                f"{lane}: it was resynced and has not loaded since, so the table its rows are in is not "
+                "known here; nothing was changed. Let one run load, then try again"
+            )
+            raise RewindError(message)
+        facts = self._target.describe(self._session.connection)
+        return facts.oid if facts is not None else None
 
     def _raise_fences(self, lane: Lane, keep: Claim | None, floor: Floor) -> None:
         kept = keep.stage.value if keep else ""
@@ -340,6 +379,7 @@ class LaneAdmin:
         rows: int = 0,
         forget: bool = False,
         unbind: bool = False,
+        new_source: bool = False,
     ) -> None:
         self._session.rows(
             SQL["new_life"],
@@ -354,6 +394,7 @@ class LaneAdmin:
                 "rows": rows,
                 "forget": forget,
                 "unbind": unbind,
+                "new_source": new_source,
             },
         )
 

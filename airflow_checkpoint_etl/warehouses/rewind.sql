@@ -38,7 +38,7 @@ select count(*), coalesce(sum(rows), 0)::bigint,
         from checkpoint_etl.quarantine
         join checkpoint_etl.ledger as rejected on rejected.id = quarantine.ledger_id
         where rejected.pipeline = %(pipeline)s and rejected.part = %(part)s
-          and rejected.seq > %(seq)s)
+          and rejected.seq > %(seq)s and not rejected.abandoned)
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
 
@@ -57,7 +57,7 @@ where class.oid = %(target_oid)s::oid;
 -- pipeline in the same table has the same numbers.
 select id
 from checkpoint_etl.ledger
-where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s;
+where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s and not abandoned;
 
 -- name: drop_quarantined
 -- Their rejected records come again.
@@ -66,11 +66,13 @@ with dropped as (
     using checkpoint_etl.ledger
     where ledger.id = quarantine.ledger_id
       and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s
+      and not ledger.abandoned
 )
 delete from checkpoint_etl.quarantine_file
 using checkpoint_etl.ledger
 where ledger.id = quarantine_file.ledger_id
-  and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s;
+  and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s
+  and not ledger.abandoned;
 
 -- name: take_back
 -- The chunks above the point count no more.
@@ -108,7 +110,7 @@ set incarnation = %(incarnation)s, generation = %(generation)s, seq = %(seq)s, c
                                     where stage.pipeline = lane.pipeline and stage.part = lane.part
                                       and stage.stage = 'load'), 0)),
     fingerprint = case when %(forget)s then '' else fingerprint end,
-    source_identity = case when %(unbind)s then '{}' else source_identity end,
+    source_identity = case when %(new_source)s then '{}' else source_identity end,
     target_oid = case when %(unbind)s then null else target_oid end,
     updated_at = clock_timestamp()
 where pipeline = %(pipeline)s and part = %(part)s;

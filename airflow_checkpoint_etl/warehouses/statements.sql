@@ -2,7 +2,7 @@
 
 -- name: create_lane
 -- A lane starts where it is told to; an existing one is left as it is. Chunks of a lane that was
--- removed by hand count no more.
+-- removed by hand count no more, and no rewind of the new lane takes their rows: it may start above them.
 with made as (
     insert into checkpoint_etl.lane
         (pipeline, part, incarnation, cursor, source_identity, fingerprint)
@@ -13,9 +13,18 @@ with made as (
     returning pipeline, part
 )
 update checkpoint_etl.ledger
-set rewound_at = clock_timestamp()
+set rewound_at = coalesce(ledger.rewound_at, clock_timestamp()), abandoned = true
 from made
-where ledger.pipeline = made.pipeline and ledger.part = made.part and ledger.rewound_at is null;
+where ledger.pipeline = made.pipeline and ledger.part = made.part and not ledger.abandoned;
+
+-- name: newest_ledger_id
+-- The newest id that the ledger gave out.
+select coalesce(pg_sequence_last_value(
+    pg_get_serial_sequence('checkpoint_etl.ledger', 'id')::regclass), 0);
+
+-- name: skip_ledger_ids
+-- Rows in a target carry ids of a ledger that was lost: they are not given out a second time.
+select setval(pg_get_serial_sequence('checkpoint_etl.ledger', 'id')::regclass, %(newest)s);
 
 -- name: create_stage
 -- The stage row that hands out fences.
@@ -94,7 +103,10 @@ select lane.incarnation, lane.generation, lane.seq, lane.cursor, lane.state_dige
         where ledger.pipeline = lane.pipeline and ledger.part = lane.part
           and ledger.seq = lane.seq and ledger.state_digest = lane.state_digest
           and ledger.rewound_at is null),
-       lane.updated_at, lane.swept, lane.settings
+       lane.updated_at, lane.swept, lane.settings,
+       (select coalesce(jsonb_object_agg(stage.stage, stage.fence), '{}')
+        from checkpoint_etl.stage
+        where stage.pipeline = lane.pipeline and stage.part = lane.part)
 from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s;
 

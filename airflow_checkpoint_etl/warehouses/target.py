@@ -8,6 +8,7 @@ compares it with the one the plan was made for, because a plan for other types w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import pq, sql
@@ -102,6 +103,17 @@ class TargetTable:
         ((empty,),) = catalog.rows(connection, statement)
         return bool(empty)
 
+    def newest_lineage(self, connection: psycopg.Connection[Any]) -> int:
+        """Return the highest ledger id that a row of the target names; 0 when none does."""
+        facts = self.describe(connection)
+        if facts is None or not self.keeps_lineage(facts):
+            return 0
+        statement = sql.SQL("select coalesce(max({}), 0) from {}").format(
+            sql.Identifier(LINEAGE_COLUMN), facts.identifier
+        )
+        ((newest,),) = catalog.rows(connection, statement)
+        return int(newest)
+
     # --- when the rows' schema is known ---------------------------------------------------------
 
     def accept(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> None:
@@ -157,6 +169,8 @@ class TargetTable:
         table: pa.Table,
         ledger_id: int,
         bounds: Sequence[int] | None = None,
+        *,
+        replayed: bool = False,
     ) -> dict[int, str]:
         """Write the rows that fit, and return why the others were refused, by their unit's place.
 
@@ -166,12 +180,13 @@ class TargetTable:
             ledger_id: the chunk's ledger row.
             bounds: where each unit begins, and the number of rows: rows of one unit are written
                 together or not at all. None: every row is a unit.
+            replayed: whether the rows come out of quarantine: later chunks may have been loaded.
 
         Raises:
             TypeMismatchError: the target was changed, and the rows do not fit it any more.
             PreflightError: the target is gone, was replaced or does not take every row.
         """
-        accepted = self._ready(connection, table)
+        accepted = replace(self._ready(connection, table), replayed=replayed)
         places = range(table.num_rows + 1) if bounds is None else bounds
         return write_fitting(connection, accepted, table, ledger_id, places)
 

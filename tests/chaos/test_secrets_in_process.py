@@ -40,11 +40,15 @@ from airflow_checkpoint_etl.errors import (
     MissingPrivilegeError,
     PipelineChangedError,
     PreflightError,
+    ReplayError,
+    RewindError,
     RewoundError,
     SchemaVersionError,
     SettleTimeoutError,
+    SourceResetError,
     StageBusyError,
     StagedChunkError,
+    TooManyRejectedError,
     TransformError,
     TypeMismatchError,
     UpstreamLostError,
@@ -691,6 +695,32 @@ def test_lanes_that_were_rewound_restored_or_changed(world, scenario):
     scenario(WarehouseRestoredError, world.stage, "extract", "run_2")
     world.source["where"] = f"customer <> '{ROW}'"
     scenario(PipelineChangedError, world.stage, "extract", "run_3")
+
+
+def test_a_source_that_was_reset(world, scenario):
+    world.run()
+    world.fetch("truncate orders restart identity", at="source")
+    scenario(SourceResetError, world.stage, "extract", "run_2")
+
+
+def test_a_rewind_to_where_no_chunk_ends(world, scenario):
+    world.run()
+    with world.admin() as admin:
+        scenario(RewindError, admin.rewind, "i8:5")
+
+
+def test_rejected_records(world, scenario):
+    world.pipeline["on_error"] = "quarantine"
+    world.stage("extract")
+    world.pipeline["max_rejected_rows"] = 0
+    scenario(TooManyRejectedError, world.stage, "transform", function=raise_with_row)
+    world.pipeline["max_rejected_rows"] = 10
+    world.stage("transform", try_number=2, function=raise_with_row)
+    world.stage("load")
+    world.fetch("drop table orders_copy")
+    with world.admin() as admin:
+        mended = CallableTransformer(lambda record: record, cursor_columns=("id",))
+        scenario(ReplayError, admin.replay_quarantine, mended, dry_run=False)
 
 
 def test_a_stop_in_the_middle(world, scenario, monkeypatch):

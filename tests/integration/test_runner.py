@@ -247,11 +247,11 @@ def test_a_stale_attempt_cannot_load_after_a_takeover(world, monkeypatch):
     old_load = ports.warehouse.load
     calls = []
 
-    def load_after_the_retry_has_finished(claim, chunk, table):
+    def load_after_the_retry_has_finished(claim, chunk, *rows_and_policy):
         calls.append(chunk.seq)
         if chunk.seq == 3:
             world.stage("load", try_number=2)
-        return old_load(claim, chunk, table)
+        return old_load(claim, chunk, *rows_and_policy)
 
     monkeypatch.delenv(ENVIRONMENT)
     object.__setattr__(ports.warehouse, "load", load_after_the_retry_has_finished)
