@@ -7,94 +7,53 @@ Airflow; its steps carry the letters of docs/protocol.md (A acquire, R reconcile
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import guarantee
-from airflow_checkpoint_etl.collect import StagedName, collect, staged_name, unfit_mark
+from airflow_checkpoint_etl.chunk_files import ChunkFiles
+from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     FencedError,
     ManifestConflictError,
     PreflightError,
-    RewoundError,
-    SourceResetError,
     StagedChunkError,
     TooManyRejectedError,
     UpstreamLostError,
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
 from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
-from airflow_checkpoint_etl.quarantine import Policy, Tally
+from airflow_checkpoint_etl.quarantine import Tally
 from airflow_checkpoint_etl.recovery import Recovery, now
-from airflow_checkpoint_etl.sweep import is_behind, is_swept
+from airflow_checkpoint_etl.sweep import is_swept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
-    import pyarrow as pa
-
+    from airflow_checkpoint_etl.attempt import Attempt
     from airflow_checkpoint_etl.ports import Claim, Ports
     from airflow_checkpoint_etl.progress import Summary
-    from airflow_checkpoint_etl.protocol import Checkpoint, Frontier, Lane, Owner
-    from airflow_checkpoint_etl.quarantine import Rejects
+    from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
     from airflow_checkpoint_etl.staging.codec import StagedFile
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
 
-OnClear = Literal["resume", "fail", "reprocess"]
-OnRestored = Literal["fail", "resync"]
-
 _CONFLICTS: Final = 5
 """Reconciliations without a chunk that is new between them before the attempt gives up."""
 _COLLECT_SECONDS: Final = 60.0
 _INTERRUPT_SECONDS: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Everything about one attempt of one stage that is not a port.
-
-    Attributes:
-        lane: the lane to work on.
-        owner: who works, for the lease and the audit.
-        fingerprint: of what must not change under the pipeline's id.
-        lease: how long the stage stays ours without a heartbeat.
-        grace: how long a staged chunk is kept after its rows are loaded.
-        progress_seconds: seconds between two lines in the log.
-        max_rows: extract stops after this many rows, the run's target moves there; None: no limit.
-        max_seconds: the same in seconds.
-        on_clear: what a cleared extract of a finished run does: ``"resume"``, ``"fail"`` or
-            ``"reprocess"``.
-        on_warehouse_restored: what extract does when the checkpoint store is ahead of the
-            warehouse: ``"fail"`` or ``"resync"``.
-        settings: what the pipeline looks like, kept with the lane for people and for admin.
-        policy: what becomes of records that the transform or the target refuses.
-    """
-
-    lane: Lane
-    owner: Owner
-    fingerprint: str
-    lease: dt.timedelta = field(default=dt.timedelta(seconds=60))
-    grace: dt.timedelta = field(default=dt.timedelta(minutes=15))
-    progress_seconds: float = 5.0
-    max_rows: int | None = None
-    max_seconds: float | None = None
-    on_clear: OnClear = "resume"
-    on_warehouse_restored: OnRestored = "fail"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    policy: Policy = field(default_factory=Policy)
 
 
 class StageRunner:
@@ -112,6 +71,8 @@ class StageRunner:
         self._ports, self._attempt, self._clock = ports, attempt, clock
         self._lane = attempt.lane
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
+        self._goals = Goals(ports, attempt, self._recovery, clock)
+        self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
@@ -131,7 +92,9 @@ class StageRunner:
         self._preflight()
         settings = self._attempt.settings
         promised = guarantee.of(
-            facts.promise, write=settings.get("write", "append"), on_error=self._attempt.policy.on_error
+            facts.promise,
+            write=settings.get("write", "append"),
+            on_error=self._attempt.policy.on_error,
         )
         log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
         spec = LaneSpec(
@@ -142,13 +105,13 @@ class StageRunner:
             {**settings, "settle": facts.settle, "guarantee": str(promised)},
             facts.accepts_reset,
         )
-        with self._working(Stage.EXTRACT, spec, self._reopen) as (claim, progress):
+        with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
-            run = self._goal(claim, checkpoint.frontier)
+            run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
-            while not self._is_done(checkpoint.frontier, run):
+            while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
                 swept = is_swept(checkpoint.frontier.swept, run.swept)
                 if swept and self._budget_is_spent(progress, started):
@@ -174,8 +137,8 @@ class StageRunner:
         self._transformer = transformer
         self._preflight()
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
-            run = self._given_goal(claim)
-            is_done = partial(self._is_done, run=run)
+            run = self._goals.given(claim)
+            is_done = partial(self._goals.is_reached, run=run)
             resumed = self._recovery.transform(claim, is_done)
             checkpoint, conflicts = resumed.checkpoint, 0
             furthest = checkpoint.frontier.seq
@@ -204,14 +167,14 @@ class StageRunner:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
         with self._working(Stage.LOAD, self._spec()) as (claim, progress):
-            run = self._given_goal(claim)
+            run = self._goals.given(claim)
             resumed = self._recovery.load(claim)
             checkpoint = resumed.checkpoint
             self._note_loaded(checkpoint)
             kept = self._ports.warehouse.loaded_in_run(claim)
             self._begin(progress, checkpoint.frontier, run, kept)
             conflicts, collected = 0, self._clock()
-            while not self._is_done(checkpoint.frontier, run):
+            while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
                 chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
@@ -281,32 +244,6 @@ class StageRunner:
                     self._ports.warehouse.release(claim)
                     break
 
-    def _reopen(self, claim: Claim) -> Claim:
-        """What an extract does first: follow a restored warehouse, and begin a cleared run again."""
-        if self._attempt.on_warehouse_restored == "resync":
-            claim = self._recovery.resync(claim)
-        if self._attempt.on_clear == "resume":
-            return claim
-        run = self._ports.warehouse.run(self._lane, claim.owner)
-        state = self._ports.warehouse.lane(self._lane)
-        if (
-            run is None
-            or state is None
-            or not run.done
-            or run.clear_number >= claim.owner.clear_number
-            or run.low == run.target
-            or not self._reached(state.frontier.cursor, run.target)
-        ):
-            return claim
-        if self._attempt.on_clear == "fail":
-            message = (
-                f"{self._lane}: DAG run {claim.owner.run_id} is loaded up to "
-                f"{cursors.display(run.target)} and was cleared, and on_clear='fail'. Pass "
-                "on_clear='resume' to do nothing, or 'reprocess' to load its rows again"
-            )
-            raise PreflightError(message)
-        return self._ports.warehouse.reprocess(claim, run)
-
     @contextlib.contextmanager
     def _interrupting(self) -> Iterator[None]:
         """Once asked to stop, interrupt statements until the block ends.
@@ -359,66 +296,6 @@ class StageRunner:
             raise ManifestConflictError(message) from conflict
         log.warning("%s; reconciling with the warehouse", conflict)
         return before + 1
-
-    # --- E0 and D: where a run ends ------------------------------------------------------------
-
-    def _goal(self, claim: Claim, frontier: Frontier) -> Run:
-        """E0: an unfinished run keeps its target, else settle and store a new one."""
-        run = self._ports.warehouse.run(self._lane, claim.owner)
-        if run is not None and not run.done and run.incarnation == frontier.incarnation:
-            if run.clear_number == claim.owner.clear_number:
-                return run
-            # It keeps its target, and remembers that this clear is answered: it resumed.
-            return self._ports.warehouse.set_target(claim, run)
-        failpoint("extract.before_settle")
-        started = self._clock()
-        bound = self._ports.source.settle(frontier.cursor)
-        failpoint("extract.after_settle")
-        if is_behind(bound.swept, frontier.swept):
-            message = (
-                f"{self._lane}: the source numbers its transactions from {bound.swept}, but late rows "
-                f"were swept up to {frontier.swept}: it was restored, and rows that its next "
-                "transactions commit late would never be found. Resync the lane (admin): the next run "
-                "then looks at every row below the checkpoint once more"
-            )
-            raise SourceResetError(message)
-        goal = Run(
-            frontier.cursor,
-            bound.target,
-            frontier.incarnation,
-            bound.swept,
-            settled_ago=self._clock() - started + bound.behind if bound.settled else None,
-        )
-        return self._ports.warehouse.set_target(claim, goal)
-
-    def _given_goal(self, claim: Claim) -> Run:
-        """The target that this DAG run's extract has stored."""
-        run = self._ports.warehouse.run(self._lane, claim.owner)
-        if run is None:
-            message = (
-                f"{self._lane}: extract of DAG run {claim.owner.run_id} has not settled how far this "
-                f"run goes, so {claim.stage} has no target; run (or clear) extract with Downstream"
-            )
-            raise UpstreamLostError(message)
-        if claim.incarnation != run.incarnation:
-            message = (
-                f"{self._lane} was rewound or reset after extract of DAG run {claim.owner.run_id}; "
-                "clear extract with Downstream"
-            )
-            raise RewoundError(message)
-        return run
-
-    def _is_done(self, frontier: Frontier, run: Run) -> bool:
-        """Whether a stage has reached the run's target, and swept up late rows as far as it says."""
-        return is_swept(frontier.swept, run.swept) and self._reached(frontier.cursor, run.target)
-
-    def _reached(self, position: str, target: str) -> bool:
-        if position == target:
-            return True
-        try:
-            return cursors.compare(position, target) >= 0
-        except cursors.IncomparableError:
-            return self._ports.source.at_or_past(position, target)
 
     def _budget_is_spent(self, progress: Progress, started: float) -> bool:
         rows, seconds = self._attempt.max_rows, self._attempt.max_seconds
@@ -480,7 +357,7 @@ class StageRunner:
             table = sweep.table
             chunk = replace(chunk, swept_in=frontier.swept, swept=sweep.swept)
         failpoint("extract.after_read")
-        return self._stage(
+        return self._files.put(
             claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
 
@@ -527,24 +404,7 @@ class StageRunner:
             rejected=len(made.rejects) if made.rejects is not None else 0,
             state=made.state,
         )
-        return self._stage(claim, made.table, chunk, made.rejects)
-
-    def _stage(
-        self, claim: Claim, table: pa.Table, chunk: Chunk, rejects: Rejects | None = None
-    ) -> Chunk:
-        """E2: write the file, durable; the chunk comes back with its name, size and digest."""
-        from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
-
-        data = codec.encode(table, rejects)
-        digest = codec.digest(data)
-        file = StagedName(
-            chunk.incarnation, claim.stage.value, chunk.seq, claim.fence, int(time.time())
-        )
-        name = staged_name(self._lane, claim.stage, file, digest)
-        failpoint(f"{claim.stage}.before_stage")
-        self._ports.staging.put(name, data)
-        failpoint(f"{claim.stage}.after_stage")
-        return replace(chunk, name=name, size=len(data), digest=digest, staged_at=now())
+        return self._files.put(claim, made.table, chunk, made.rejects)
 
     def _append(self, claim: Claim, checkpoint: Checkpoint, chunk: Chunk) -> Checkpoint:
         """E3: the compare-and-set append to the manifest; only then does the frontier move."""
@@ -556,32 +416,13 @@ class StageRunner:
         return advanced
 
     def _fetch(self, claim: Claim, chunk: Chunk) -> StagedFile:
-        from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
-
         try:
-            codec.verify_size(chunk.name, self._ports.staging.size(chunk.name), chunk.size)
-            data = self._ports.staging.get(chunk.name)
-            codec.verify(chunk.name, data, chunk.digest)
-            return codec.decode_file(data)
+            return self._files.get(chunk)
         except StagedChunkError:
             # A successor may have loaded and collected it: then the file is not what is wrong.
             self._confirm(claim)
-            self._mark_unfit(chunk)
+            self._files.mark_unfit(chunk)
             raise
-
-    def _mark_unfit(self, chunk: Chunk) -> None:
-        """Have the chunk staged anew when the stage that staged it runs again; best effort."""
-        try:
-            self._ports.staging.put(unfit_mark(chunk.name), b"unfit")
-        except Exception as error:  # noqa: BLE001  the fault that led here is the one to report
-            log.warning(
-                "%s: the staged file of chunk %s could not be marked as unfit (%s); delete %s by hand "
-                "to have it staged anew",
-                self._lane,
-                chunk.seq,
-                type(error).__name__,
-                chunk.name,
-            )
 
     # --- L, L6 and G ------------------------------------------------------------------------------
 
@@ -598,7 +439,7 @@ class StageRunner:
             )
         except (PreflightError, TooManyRejectedError, ValueNotCarriedError):
             # The rows may be what has to change: a corrected transform must not keep them.
-            self._mark_unfit(chunk)
+            self._files.mark_unfit(chunk)
             raise
         if loaded.already:
             log.info("load %s: chunk %s was loaded by an earlier try", self._lane, chunk.seq)

@@ -11,12 +11,13 @@ import psycopg
 import redis
 
 from airflow_checkpoint_etl.admin import Admin
+from airflow_checkpoint_etl.attempt import Attempt
 from airflow_checkpoint_etl.checkpoints.postgres import PostgresCheckpointStore
 from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore
 from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.ports import Ports
 from airflow_checkpoint_etl.protocol import Lane, Owner
-from airflow_checkpoint_etl.runner import Attempt, StageRunner
+from airflow_checkpoint_etl.runner import StageRunner
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.staging.postgres import PostgresStagingArea
 from airflow_checkpoint_etl.staging.redis import RedisStagingArea

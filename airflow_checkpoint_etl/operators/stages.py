@@ -12,12 +12,13 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
+from airflow_checkpoint_etl.attempt import Attempt, OnClear, OnRestored
 from airflow_checkpoint_etl.errors import CheckpointEtlError, StageBusyError, invalid
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
 from airflow_checkpoint_etl.operators.asset import pipeline_alias
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
-from airflow_checkpoint_etl.runner import Attempt, OnClear, OnRestored, StageRunner
+from airflow_checkpoint_etl.runner import StageRunner
 from airflow_checkpoint_etl.settings import Settings
 from airflow_checkpoint_etl.triggers.checkpoint import StageFreeTrigger
 
