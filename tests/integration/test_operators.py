@@ -18,7 +18,7 @@ from airflow_checkpoint_etl import (
     checkpoint_task_group,
 )
 from airflow_checkpoint_etl.errors import ConfigurationError
-from airflow_checkpoint_etl.testing import memory
+from airflow_checkpoint_etl.testing import InMemorySource, memory
 
 # What Airflow's own dependencies warn about while it runs a DAG is not this package's to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -151,6 +151,24 @@ def test_a_retry_inside_airflow_resumes():
         assert str(run(dag).state) == "success"
         assert len(test.rows) == 5
     assert calls == [1, 2, 3, 3, 4, 5]
+
+
+def test_a_task_stopped_before_its_connections_are_made_reads_nothing(monkeypatch):
+    pipeline = orders()
+    execute = CheckpointExtractOperator._execute
+
+    def stopped_at_once(extract, context, waiting_since):
+        extract.on_kill()
+        return execute(extract, context, waiting_since)
+
+    with memory(pipeline, rows=ROWS) as test:
+        with monkeypatch.context() as patch:
+            patch.setattr(CheckpointExtractOperator, "_execute", stopped_at_once)
+            patch.setattr(InMemorySource, "read", lambda *_: pytest.fail("it read the source"))
+            assert str(run(chain("memory_stopped", pipeline)).state) == "failed"
+        assert test.rows == []
+        assert str(run(chain("memory_goes_on", pipeline)).state) == "success"
+        assert len(test.rows) == 5
 
 
 def test_a_decorated_function_is_a_transform():
