@@ -458,7 +458,7 @@ def test_extract_cut_anew_under_a_running_transform_and_load_keeps_state_and_row
     loader, ports = world.runner("load")
     old_load = ports.warehouse.load
 
-    def load(claim, chunk, table):
+    def load(claim, chunk, *rows_and_policy):
         if chunk.seq == 3:
             for stage in (Stage.EXTRACT, Stage.TRANSFORM):
                 lose(world, entry(world, stage, 4).name)
@@ -466,7 +466,7 @@ def test_extract_cut_anew_under_a_running_transform_and_load_keeps_state_and_row
             world.insert(100)
             world.stage("extract", run="run_2")
             world.stage("transform", run="run_2", **options)
-        return old_load(claim, chunk, table)
+        return old_load(claim, chunk, *rows_and_policy)
 
     object.__setattr__(ports.warehouse, "load", load)
     with contextlib.suppress(StagedChunkError):

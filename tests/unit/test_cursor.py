@@ -362,7 +362,7 @@ def test_a_composite_with_text_is_ordered_where_the_text_does_not_decide():
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("i4:1", "i8:2"), ("i8:1", '["i8:1","i8:2"]'), ("d:2026-01-01", "txt:2026-01-02")],
+    [("i8:1", "num:2"), ("i8:1", '["i8:1","i8:2"]'), ("d:2026-01-01", "txt:2026-01-02")],
 )
 def test_cursors_of_different_types_have_no_order(left, right):
     with pytest.raises(
@@ -371,6 +371,14 @@ def test_cursors_of_different_types_have_no_order(left, right):
         compare(left, right)
     assert repr(left) in str(refused.value)
     assert repr(right) in str(refused.value)
+
+
+def test_integers_of_every_width_are_in_one_order():
+    """A column that outgrew its type is altered to a wider one, and its values stay."""
+    assert compare("i4:1", "i8:2") == -1
+    assert compare("i8:2147483648", "i4:2147483647") == 1
+    assert compare("i2:7", "i8:7") == 0
+    assert compare('["i4:1","i8:5"]', '["i8:1","i4:4"]') == 1
 
 
 # --- what others make of it -----------------------------------------------------------------------
