@@ -163,6 +163,20 @@ class Recovery:
         )
         return Resumed(checkpoint, (), state, {chunk.seq: chunk for chunk in chain})
 
+    def continues(self, claim: Claim, frontier: Frontier) -> bool:
+        """Whether the stage's stored chunks, up to its frontier, still continue the warehouse.
+
+        Asked by a stage that is about to be green while others follow it: the store may have lost what
+        it had appended, or the load may have taken a chunk of an earlier attempt that was cut otherwise.
+        """
+        record = self._read(claim.stage)
+        state = self._lane_state(claim)
+        if state.frontier.seq >= frontier.seq:
+            return True
+        stateful = claim.stage is Stage.TRANSFORM
+        chain = reconcile(state.frontier, record.entries, stateful=stateful).frontier
+        return (chain.seq, chain.cursor) == (frontier.seq, frontier.cursor)
+
     # --- steps ---------------------------------------------------------------------------------
 
     def _read(self, stage: Stage) -> StageRecord:

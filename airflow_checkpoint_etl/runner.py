@@ -11,11 +11,11 @@ import logging
 import threading
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import guarantee
+from airflow_checkpoint_etl.backlog import Backlog
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
@@ -25,7 +25,6 @@ from airflow_checkpoint_etl.errors import (
     PreflightError,
     StagedChunkError,
     TooManyRejectedError,
-    UpstreamLostError,
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
@@ -37,6 +36,7 @@ from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Tally
 from airflow_checkpoint_etl.recovery import Recovery, now
 from airflow_checkpoint_etl.sweep import is_swept
+from airflow_checkpoint_etl.upcoming import Followed, Left, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
     from airflow_checkpoint_etl.staging.codec import StagedFile
     from airflow_checkpoint_etl.transform import Transformer
+    from airflow_checkpoint_etl.upcoming import Upcoming
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,10 @@ class StageRunner:
             run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
+            backlog = self._backlog(claim, resumed.kept)
             while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
+                backlog.wait()
                 swept = is_swept(checkpoint.frontier.swept, run.swept)
                 if swept and self._budget_is_spent(progress, started):
                     run = self._shorten(claim, progress, checkpoint.frontier)
@@ -122,12 +125,16 @@ class StageRunner:
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
-                    checkpoint = self._recovery.extract(claim).checkpoint
+                    resumed = self._recovery.extract(claim)
+                    checkpoint = resumed.checkpoint
+                    backlog.restart(resumed.kept)
                     continue
+                backlog.add(chunk)
                 if chunk.seq > furthest:  # a chunk made again is no progress
                     furthest, conflicts = chunk.seq, 0
                 progress.chunk(chunk)
             self._confirm(claim)
+            self._confirm_staged(claim, checkpoint.frontier)
             return progress.summary()
 
     def transform(self, transformer: Transformer | None) -> Summary:
@@ -136,52 +143,67 @@ class StageRunner:
             transformer = transformer.rejecting()
         self._transformer = transformer
         self._preflight()
+        self._await_goal(Stage.TRANSFORM)
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
-            run = self._goals.given(claim)
-            is_done = partial(self._goals.is_reached, run=run)
-            resumed = self._recovery.transform(claim, is_done)
+            upcoming = self._upcoming(claim)
+            resumed = self._recovery.transform(claim, upcoming.is_done)
+            upcoming.restart(resumed.sources)
             checkpoint, conflicts = resumed.checkpoint, 0
             furthest = checkpoint.frontier.seq
             tally = self._tally(claim, resumed.kept)
-            self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
-            while not is_done(checkpoint.frontier):
+            backlog = self._backlog(claim, resumed.kept)
+            self._begin(progress, checkpoint.frontier, upcoming.run, len(resumed.kept))
+            while True:
                 self._check()
-                source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
+                    source = upcoming.next(checkpoint.frontier)
+                    if source is None:
+                        break
+                    backlog.wait()
                     chunk = self._transform_chunk(claim, checkpoint, source, transformer, tally)
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
-                    resumed = self._recovery.transform(claim, is_done)
+                    resumed = self._recovery.transform(claim, upcoming.is_done)
+                    upcoming.restart(resumed.sources)
                     checkpoint = resumed.checkpoint
                     tally = self._tally(claim, resumed.kept)
+                    backlog.restart(resumed.kept)
                     continue
+                backlog.add(chunk)
                 if chunk.seq > furthest:  # a chunk made again is no progress
                     furthest, conflicts = chunk.seq, 0
                 tally += Tally(chunk.rows_in, chunk.rejected)
                 progress.chunk(chunk)
+            progress.target = upcoming.run.target
             self._confirm(claim)
+            self._confirm_staged(claim, checkpoint.frontier)
             return progress.summary()
 
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
+        self._await_goal(Stage.LOAD)
         with self._working(Stage.LOAD, self._spec()) as (claim, progress):
-            run = self._goals.given(claim)
+            upcoming = self._upcoming(claim)
             resumed = self._recovery.load(claim)
+            upcoming.restart(resumed.sources)
             checkpoint = resumed.checkpoint
             self._note_loaded(checkpoint)
             kept = self._ports.warehouse.loaded_in_run(claim)
-            self._begin(progress, checkpoint.frontier, run, kept)
+            self._begin(progress, checkpoint.frontier, upcoming.run, kept)
             conflicts, collected = 0, self._clock()
-            while not self._goals.is_reached(checkpoint.frontier, run):
+            while True:
                 self._check()
-                chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
+                    chunk = upcoming.next(checkpoint.frontier)
+                    if chunk is None:
+                        break
                     checkpoint = self._load_chunk(claim, checkpoint, chunk, progress)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
                     resumed = self._recovery.load(claim)
+                    upcoming.restart(resumed.sources)
                     checkpoint = resumed.checkpoint
                     continue
                 conflicts = 0
@@ -189,8 +211,9 @@ class StageRunner:
                 if self._clock() - collected >= _COLLECT_SECONDS:
                     collected = self._clock()
                     self._collect()
+            progress.target = upcoming.run.target
             failpoint("load.before_finish")
-            self._ports.warehouse.finish(claim, run, checkpoint.frontier)
+            self._ports.warehouse.finish(claim, upcoming.run, checkpoint.frontier)
             self._collect()
             return progress.summary()
 
@@ -198,6 +221,33 @@ class StageRunner:
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
         progress.begin(frontier.cursor, run.target, kept, sweeping=sweeping)
+
+    # --- beside the other stages ---------------------------------------------------------------
+
+    def _watch(self, stage: Stage) -> Watch | None:
+        following = self._attempt.following
+        if following is None:
+            return None
+        return Watch(self._ports, self._attempt, stage, following, self._pause, self._clock)
+
+    def _await_goal(self, stage: Stage) -> None:
+        watch = self._watch(stage)
+        if watch is not None:
+            watch.await_goal()
+
+    def _upcoming(self, claim: Claim) -> Upcoming:
+        watch = self._watch(claim.stage)
+        return Left(claim, self._goals) if watch is None else Followed(watch, claim, self._goals)
+
+    def _backlog(self, claim: Claim, kept: Iterable[Chunk]) -> Backlog:
+        following = self._attempt.following
+        backlog = Backlog(self._ports.warehouse, claim, following, self._pause, self._clock)
+        backlog.restart(kept)
+        return backlog
+
+    def _pause(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+        self._check()
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -286,6 +336,17 @@ class StageRunner:
             )
             raise FencedError(message)
 
+    def _confirm_staged(self, claim: Claim, frontier: Frontier) -> None:
+        """With followers, green also says that they find a chain: after it nobody would mend one."""
+        if self._attempt.following is None or self._recovery.continues(claim, frontier):
+            return
+        message = (
+            f"{claim.stage} of {self._lane} has come to {cursors.display(frontier.cursor)}, but what is "
+            "stored of it does not continue what is loaded (the checkpoint store lost it, or chunks were "
+            "cut anew); trying again mends it"
+        )
+        raise ManifestConflictError(message)
+
     def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
         if before + 1 >= _CONFLICTS:
             message = (
@@ -313,24 +374,6 @@ class StageRunner:
             cursors.display(frontier.cursor),
         )
         return Run(progress.first, frontier.cursor, frontier.incarnation, frontier.swept)
-
-    def _next(self, claim: Claim, chunks: dict[int, Chunk], frontier: Frontier, run: Run) -> Chunk:
-        """Return the chunk that continues the frontier, or say that the stage before lost it."""
-        chunk = chunks.get(frontier.seq + 1)
-        if (
-            chunk is not None
-            and chunk.low == frontier.cursor
-            and (not chunk.swept or chunk.swept_in == frontier.swept)
-        ):
-            return chunk
-        before = claim.stage.before
-        message = (
-            f"{claim.stage} of {self._lane} is at {cursors.display(frontier.cursor)} and this run ends "
-            f"at {cursors.display(run.target)}, but {before} has no staged chunk that continues there "
-            "(the checkpoint store or the staging area lost it). Clear extract with Downstream; a new "
-            "DAG run heals by itself. Rows already loaded stay and are not loaded again"
-        )
-        raise UpstreamLostError(message)
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 

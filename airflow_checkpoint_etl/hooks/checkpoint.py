@@ -232,21 +232,22 @@ def _is_at_least(position: str, wanted: tuple[str, ...]) -> bool:
 
 
 def _stored_checkpoint(conn_id: str, lane: Lane, stage: Stage) -> Checkpoint | None:
-    store: CheckpointStore
-    if _connection_type("checkpoint_conn_id", conn_id) == "redis":
-        from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore  # noqa: PLC0415
-
-        store = RedisCheckpointStore(_redis(conn_id))
-    else:
-        from airflow_checkpoint_etl.checkpoints.postgres import (  # noqa: PLC0415
-            PostgresCheckpointStore,
-        )
-
-        store = PostgresCheckpointStore(_postgres("checkpoint_conn_id", conn_id))
+    store = open_store(conn_id)
     try:
         return store.read(lane, stage).checkpoint
     finally:
         store.close()
+
+
+def open_store(conn_id: str) -> CheckpointStore:
+    """Return the checkpoint store behind a connection, for reading; close it after use."""
+    if _connection_type("checkpoint_conn_id", conn_id) == "redis":
+        from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore  # noqa: PLC0415
+
+        return RedisCheckpointStore(_redis(conn_id))
+    from airflow_checkpoint_etl.checkpoints.postgres import PostgresCheckpointStore  # noqa: PLC0415
+
+    return PostgresCheckpointStore(_postgres("checkpoint_conn_id", conn_id))
 
 
 def lease_left(warehouse_conn_id: str, lane: Lane, stage: Stage) -> float:

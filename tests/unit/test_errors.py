@@ -23,6 +23,7 @@ RETRYABLE = {
     "ManifestConflictError",
     "SettleTimeoutError",
     "StageBusyError",
+    "StageWaitingError",
     "StagedChunkError",
     "TransformError",
 }
