@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 
 import pytest
 from airflow.sdk.api.datamodels._generated import TaskInstanceState
@@ -161,3 +162,23 @@ def test_a_deferred_stage_is_woken_for_several_chunks_or_for_one_that_stays():
     assert not is_worth_waking(WORTHWHILE - 1, 0.0)
     assert is_worth_waking(1, PATIENT_SECONDS)
     assert not is_worth_waking(0, PATIENT_SECONDS * 100)
+
+
+# --- deferring -------------------------------------------------------------------------------------
+
+
+def test_the_trigger_comes_back_as_it_was_sent():
+    from airflow.sdk.serde import deserialize, serialize
+
+    from airflow_checkpoint_etl.hooks.following import Place
+    from airflow_checkpoint_etl.operators.following import Neighbours
+    from airflow_checkpoint_etl.triggers.following import FollowTrigger
+
+    place = Place("dwh", "checkpoints", "orders", "default", "load", "dag", "run", 2)
+    neighbours = Neighbours("dag", "run", -1, "etl.transform", ("etl.load",))
+    trigger = FollowTrigger(asdict(place), asdict(neighbours), share=10, holding=True)
+    path, arguments = trigger.serialize()
+    assert path == f"{FollowTrigger.__module__}.{FollowTrigger.__qualname__}"
+    again = FollowTrigger(**deserialize(serialize(arguments)))
+    assert again.serialize() == trigger.serialize()
+    assert Place(**again.place) == place
