@@ -21,7 +21,7 @@ from airflow_checkpoint_etl.errors import (
     StagedChunkError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.ports import Loaded
+from airflow_checkpoint_etl.ports import Loaded, TableFacts
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
@@ -377,6 +377,14 @@ class PostgresWarehouseAdapter:
             "continue it"
         )
         raise ManifestConflictError(message)
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what is known of the target since rows were accepted; None before."""
+        facts = self._target.accepted_facts
+        if facts is None:
+            return None
+        columns = {column.name: column.pg_type for column in facts.columns}
+        return TableFacts(facts.schema, facts.name, columns)
 
     # --- ending --------------------------------------------------------------------------------
 

@@ -134,8 +134,10 @@ where pipeline = %(pipeline)s and part = %(part)s
   and (settings <> %(settings)s::jsonb or fingerprint = '');
 
 -- name: read_run
--- This DAG run's goal.
-select low, target, incarnation, swept, done, clear_number
+-- This DAG run's goal, and how many seconds ago its bound was taken (null: it promises nothing).
+select low, target, incarnation, swept, done, clear_number,
+       case when settled_at > 'epoch'
+            then extract(epoch from clock_timestamp() - settled_at)::float8 end
 from checkpoint_etl.run
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
 
@@ -162,7 +164,9 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
     clear_number = excluded.clear_number,
     done = false,
     finished_at = null
-returning low, target, incarnation, swept, done, clear_number;
+returning low, target, incarnation, swept, done, clear_number,
+          case when settled_at > 'epoch'
+               then extract(epoch from clock_timestamp() - settled_at)::float8 end;
 
 -- name: shorten_target
 -- A budgeted extract stopped before its target: the run ends where it stopped. There are rows above
