@@ -71,6 +71,7 @@ def prepare() -> None:
 
 def kept(run_id: str) -> dict:
     """What Airflow has stored about the run."""
+    from airflow.models.asset import AssetEvent
     from airflow.models.task_state_store import TaskStateStoreModel
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
@@ -85,7 +86,9 @@ def kept(run_id: str) -> dict:
                 XComModel.run_id == run_id, XComModel.key == "_link_checkpoints"
             )
         ).all()
+        told = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run_id)).all()
         return {
+            "asset_events": [event.extra for event in told],
             "storage": {state.task_id: state.value for state in states},
             "links": {link.task_id: link.value for link in links},
         }

@@ -196,6 +196,23 @@ def test_a_task_links_to_its_pipelines_page(observed, stage):
     }
 
 
+def test_the_asset_event_says_what_was_loaded_and_how_sure_that_is(observed):
+    (extra,) = observed["asset_events"]
+    assert extra == {
+        "part": "default",
+        "first": "begin",
+        "last": "i8:1000",
+        "rows": 1000,
+        "rejected": 0,
+        "first_chunk": 1,
+        "last_chunk": 3,
+        "chunks": 3,
+        "kept_chunks": 0,
+        "generation": 1,
+        "guarantee": "exactly-once",
+    }
+
+
 # --- lineage -----------------------------------------------------------------------------------------
 
 
