@@ -1,0 +1,56 @@
+"""The DAGs in the documentation: parsed and stored as the DAG processor does it, with no connection there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DAGS = {
+    "orders_are_on_time": "deadlines.md",
+    "orders_within_forty_minutes": "deadlines.md",
+}
+
+
+def listings(page):
+    """The Python listings of a page that are whole DAG files."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [block for block in blocks if "with DAG(" in block]
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    from tests.airflow_dagbag import make_dag_bag
+
+    folder = tmp_path_factory.mktemp("dags")
+    for page in sorted(set(DAGS.values())):
+        for number, text in enumerate(listings(page)):
+            (folder / f"{Path(page).stem}_{number}.py").write_text(text)
+    return make_dag_bag(str(folder), "documented")
+
+
+def test_every_listing_is_a_dag(bag):
+    assert bag.import_errors == {}
+    assert set(bag.dags) == set(DAGS)
+
+
+@pytest.mark.parametrize("name", DAGS)
+def test_a_documented_dag_is_stored_and_read_back_with_its_deadline(bag, name):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    stored = DagSerialization.to_dict(bag.dags[name])
+    read = DagSerialization.from_dict(stored)
+    assert set(read.task_ids) == set(bag.dags[name].task_ids)
+    (deadline,) = bag.dags[name].deadline
+    assert "SmtpNotifier" in str(deadline.callback.path)
+    assert "SmtpNotifier" in str(stored)
+
+
+def test_the_tasks_of_a_load_keep_their_retry_policy_and_their_link(bag):
+    for task in bag.dags["orders_within_forty_minutes"].tasks:
+        assert task.has_retry_policy
+        assert [link.name for link in task.operator_extra_links] == ["Checkpoints"]
