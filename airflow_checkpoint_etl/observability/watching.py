@@ -67,8 +67,8 @@ class _Ending:
 
 
 def _observers(context: Mapping[str, Any], every: float) -> Iterator[Observer]:
-    """Those that are there on this Airflow; metrics and the Storage tab talk to others and may be slow."""
-    yield SpanObserver()
+    """Those that are there on this Airflow. All talk to others, and may be slow."""
+    yield Background(SpanObserver())
     tags = getattr(context["ti"], "stats_tags", None)
     yield Background(MetricsObserver(tags if isinstance(tags, dict) else {}))
     store = context.get("task_state_store")
