@@ -11,6 +11,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 DAGS = {
     "orders_are_on_time": "deadlines.md",
     "orders_within_forty_minutes": "deadlines.md",
+    "quickstart_orders": "quickstart.md",
 }
 
 
@@ -38,8 +39,8 @@ def test_every_listing_is_a_dag(bag):
     assert set(bag.dags) == set(DAGS)
 
 
-@pytest.mark.parametrize("name", DAGS)
-def test_a_documented_dag_is_stored_and_read_back_with_its_deadline(bag, name):
+@pytest.mark.parametrize("name", [name for name, page in DAGS.items() if page == "deadlines.md"])
+def test_a_deadline_is_stored_with_its_dag(bag, name):
     from airflow.serialization.serialized_objects import DagSerialization
 
     stored = DagSerialization.to_dict(bag.dags[name])
