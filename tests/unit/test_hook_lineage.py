@@ -18,7 +18,7 @@ ORDERS = Pipeline(
 
 @pytest.fixture
 def collected(monkeypatch):
-    from airflow.sdk.lineage import HookLineageCollector
+    from airflow.providers.common.compat.sdk import HookLineageCollector
 
     collector = HookLineageCollector()
     monkeypatch.setattr(lineage, "get_hook_lineage_collector", lambda: collector)
