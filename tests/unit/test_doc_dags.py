@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_checkpoint_etl import checkpoint_retry_policy
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DAGS = {
     "orders_are_on_time": "deadlines.md",
@@ -41,10 +43,14 @@ def test_every_listing_is_a_dag(bag):
 
 @pytest.mark.parametrize("name", [name for name, page in DAGS.items() if page == "deadlines.md"])
 def test_a_deadline_is_stored_with_its_dag(bag, name):
-    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.serialization import serialized_objects
 
-    stored = DagSerialization.to_dict(bag.dags[name])
-    read = DagSerialization.from_dict(stored)
+    # SerializedDAG was both the stored form and its serializer before Airflow 3.2.
+    serialization = getattr(
+        serialized_objects, "DagSerialization", serialized_objects.SerializedDAG
+    )
+    stored = serialization.to_dict(bag.dags[name])
+    read = serialization.from_dict(stored)
     assert set(read.task_ids) == set(bag.dags[name].task_ids)
     (deadline,) = bag.dags[name].deadline
     assert "SmtpNotifier" in str(deadline.callback.path)
@@ -52,6 +58,8 @@ def test_a_deadline_is_stored_with_its_dag(bag, name):
 
 
 def test_the_tasks_of_a_load_keep_their_retry_policy_and_their_link(bag):
+    expected = checkpoint_retry_policy()
     for task in bag.dags["orders_within_forty_minutes"].tasks:
-        assert task.has_retry_policy
+        # Where Airflow has none, None stood in default_args and was passed over.
+        assert type(getattr(task, "retry_policy", None)) is type(expected)
         assert [link.name for link in task.operator_extra_links] == ["Checkpoints"]

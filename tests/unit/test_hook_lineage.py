@@ -21,6 +21,8 @@ def collected(monkeypatch):
     from airflow.providers.common.compat.sdk import HookLineageCollector
 
     collector = HookLineageCollector()
+    if not hasattr(collector, "add_extra"):
+        pytest.skip("this Airflow's collector knows datasets alone, and no statements")
     monkeypatch.setattr(lineage, "get_hook_lineage_collector", lambda: collector)
 
     def extras():
