@@ -16,6 +16,7 @@ from airflow_checkpoint_etl.observer import (
     ChunkDone,
     Failed,
     Finished,
+    Observers,
     Waited,
     Waiting,
 )
@@ -96,7 +97,7 @@ class Progress:
         observer: Observer = SILENT,
     ) -> None:
         self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
-        self._observer = observer
+        self._observer = Observers([observer])  # whoever watches, and however badly
         self._started = clock()
         self._spoke = self._marked = self._started
         self.chunks = self.rows_in = self.rows = self.kept = self.rejected = self.size = 0
@@ -175,7 +176,7 @@ class Progress:
                 rows=rows,
                 rejected=rejected,
                 seconds=seconds,
-                share=cursors.share(self.first, self.last, self.target),
+                share=self._share(),
             )
         )
         if now - self._spoke >= self._every:
@@ -213,9 +214,15 @@ class Progress:
             at = parse(chunk.swept).at
             way = f", sweeping at {self._at(at)}" if at else ", swept"
             return f"chunk {chunk.seq:,}, {speed}{way} of {self._at(self.last)}"
-        share = cursors.share(self.first, self.last, self.target)
+        share = self._share()
         way = f", {share:.0%} of the way to {self._at(self.target)}" if share is not None else ""
         return f"chunk {chunk.seq:,}, {speed}, last {self._at(self.last)}{way}"
+
+    def _share(self) -> float | None:
+        try:
+            return cursors.share(self.first, self.last, self.target)
+        except cursors.CursorError:  # it is for people alone: no load fails of it
+            return None
 
     def _at(self, text: str) -> str:
         return cursors.display(text)

@@ -70,18 +70,20 @@ class LineageMixin:
         return watching(context, lane, self.stage, every, self._seen)
 
     def _describe(self, ports: Ports) -> None:
-        """Keep what the ports have learnt about the tables; best effort, and before they are closed."""
-        seen = self._seen
-        if seen is None:
-            return
-        with contextlib.suppress(Exception):
-            if isinstance(ports.source, Described):
-                seen.source = ports.source.table_facts()
-            if isinstance(ports.warehouse, Described):
-                seen.target = ports.warehouse.table_facts()
-            if seen.began is not None and not seen.failure:
-                state = ports.warehouse.lane(seen.began.lane)
-                seen.guarantee = str(state.settings.get("guarantee", "")) if state else ""
+        """Keep what the ports have learnt about the tables, without asking anybody."""
+        if self._seen is not None:
+            with contextlib.suppress(Exception):
+                if isinstance(ports.source, Described):
+                    self._seen.source = ports.source.table_facts()
+                if isinstance(ports.warehouse, Described):
+                    self._seen.target = ports.warehouse.table_facts()
+
+    def _ask_guarantee(self, ports: Ports) -> None:
+        """Keep what the pipeline promises, as its lane has it; best effort, the stage is done."""
+        if self._seen is not None:
+            with contextlib.suppress(Exception):
+                state = ports.warehouse.lane(Lane(self.pipeline.pipeline_id, self.part))
+                self._seen.guarantee = str(state.settings.get("guarantee", "")) if state else ""
 
     def _tell_copied(self, summary: Summary) -> None:
         from airflow_checkpoint_etl.observability.hook_lineage import (  # noqa: PLC0415

@@ -109,6 +109,7 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
                     if self._killed:  # while the ports were being made
                         self._runner.stop()
                     summary = self._run(self._runner)
+                    self._ask_guarantee(ports)
                 finally:
                     self._describe(ports)
                     ports.close()

@@ -10,7 +10,6 @@ from airflow_checkpoint_etl.observer import (
     ChunkDone,
     Failed,
     Finished,
-    Observers,
     Waited,
     Waiting,
 )
@@ -76,8 +75,10 @@ def test_a_watcher_that_breaks_at_any_event_changes_nothing(world):
     def broken(_event):
         raise OSError
 
-    world.attempt = {"observer": Observers([Recorder(broken)])}
+    recorder = Recorder(broken)
+    world.attempt = {"observer": recorder}
     world.run()
+    assert len(recorder.events) == 3, "each attempt told it once"
     world.assert_exact()
 
 
