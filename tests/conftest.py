@@ -13,6 +13,12 @@ import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 from tests import airflow_home  # noqa: F401  sets Airflow up, before anything imports it
+from tests.figures import (  # noqa: F401  hooks: a run ends with its figures
+    pytest_collection_finish,
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 from tests.memory import FAST, in_memory
 from tests.support import ORDERS, World
 

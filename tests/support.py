@@ -23,6 +23,7 @@ from airflow_checkpoint_etl.staging.postgres import PostgresStagingArea
 from airflow_checkpoint_etl.staging.redis import RedisStagingArea
 from airflow_checkpoint_etl.transform import CallableTransformer
 from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
+from tests import figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,6 +197,7 @@ class World:
                   (select count(*) - count(distinct id) from {target})
                 """
             ).fetchone()  # type: ignore[misc]
+            figures.compared(len(expected), missing, extra, doubled)
             assert (missing, extra, doubled) == (0, 0, 0), (
                 f"{missing} missing, {extra} extra, {doubled} doubled"
             )

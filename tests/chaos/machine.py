@@ -216,6 +216,7 @@ class Histories(RuleBasedStateMachine):
         """A newer try of the same task does all the work while the older one stands still."""
 
         def rival() -> None:
+            self.rig.counts["overtaken"] += 1
             self._try(place[0], self.run)
 
         self._disturb(place, turn, "call", action=rival, stale=True)
@@ -239,6 +240,7 @@ class Histories(RuleBasedStateMachine):
     def _lose(self, what: str) -> None:
         self.extracted.clear()
         self.transformed.clear()
+        self.rig.counts["stores lost"] += 1
         self.rig.lose(what)
 
     @rule(place=places, turn=turns, what=st.sampled_from(["all", "files", "manifest"]))
