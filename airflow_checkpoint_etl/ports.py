@@ -251,6 +251,7 @@ class LaneState:
         updated_at: when the frontier last moved, ISO 8601.
         settings: what the pipeline looked like when its extract last ran, for people and admin.
         fences: the newest fence that each stage was handed, by the stage's name.
+        is_reset: whether it was reset, and no extract has taken it up since.
     """
 
     frontier: Frontier
@@ -261,6 +262,7 @@ class LaneState:
     updated_at: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     fences: Mapping[str, int] = field(default_factory=dict)
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)

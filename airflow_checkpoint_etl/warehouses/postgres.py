@@ -97,15 +97,28 @@ class PostgresWarehouseAdapter:
 
     def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
         """Take a stage; extract creates the lane."""
-        if stage is Stage.EXTRACT and self._ledger.lane(spec.lane) is None:
-            self._check_new_lane(spec)
-            self._ledger.create(spec)
+        if stage is Stage.EXTRACT:
+            self._begin_lane(spec)
         self._ledger.check(spec)
         claim = self._ledger.acquire(spec.lane, stage, owner, lease)
-        failpoint(f"{stage}.after_acquire")
-        if stage is Stage.LOAD:
-            self._check_target(spec.lane)
+        try:
+            failpoint(f"{stage}.after_acquire")
+            if stage is Stage.LOAD:
+                self._check_target(spec.lane)
+        except Exception:
+            self._ledger.give_back(claim)
+            raise
         return claim
+
+    def _begin_lane(self, spec: LaneSpec) -> None:
+        """Create the lane, or have one that was reset start where the pipeline now says."""
+        state = self._ledger.lane(spec.lane)
+        if state is None:
+            self._check_new_lane(spec)
+            self._ledger.create(spec)
+        elif state.is_reset and state.frontier.cursor != spec.start:
+            self._check_new_lane(spec)
+            self._ledger.start_anew(spec)
 
     def _check_new_lane(self, spec: LaneSpec) -> None:
         """A new lane on a table with rows would load again what is there, e.g. after a lost ledger."""

@@ -17,6 +17,12 @@ set rewound_at = coalesce(ledger.rewound_at, clock_timestamp()), abandoned = tru
 from made
 where ledger.pipeline = made.pipeline and ledger.part = made.part and not ledger.abandoned;
 
+-- name: start_lane_anew
+-- A lane that was reset starts where the pipeline now says, as long as no extract has taken it up.
+update checkpoint_etl.lane
+set cursor = %(cursor)s
+where pipeline = %(pipeline)s and part = %(part)s and fingerprint = '' and seq = 0;
+
 -- name: newest_ledger_id
 -- The newest id that the ledger gave out.
 select coalesce(pg_sequence_last_value(
