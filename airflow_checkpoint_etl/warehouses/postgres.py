@@ -60,7 +60,7 @@ class PostgresWarehouseAdapter:
         self, config: PostgresWarehouse, connect: Connect, cursor_columns: tuple[str, ...]
     ) -> None:
         self._config, self._cursor_columns = config, cursor_columns
-        self._control = Session(connect, "checkpoint_etl control")
+        self._control = Session(connect, "checkpoint_etl control", {"synchronous_commit": "on"})
         self._beat = Session(connect, "checkpoint_etl heartbeat")
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)

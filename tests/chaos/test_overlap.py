@@ -24,7 +24,7 @@ from tests.chaos.harness_points import plain_points, reach_of
 HOLDS_THE_LANE = ("load.before_rows", "load.after_rows", "load.before_commit")
 """Points at which the open load transaction holds the lane's row, so that the retry has to end it."""
 
-COLLECTS = ("collect.after_delete",)
+COLLECTS = ("collect.after_delete", "collect.after_forget")
 """Points that are passed only where nothing staged is kept for a while."""
 
 FAST = [
