@@ -60,6 +60,7 @@ Position = tuple[str, int, str, str]
 few = st.integers(1, 8)
 turns = st.sampled_from([1, 1, 1, 2, 3])
 places = st.sampled_from(PLACES)
+places_before_the_end = st.sampled_from(PLACES[:-1])
 ends = st.sampled_from(["commit", "rollback", "prepare"])
 outcomes = st.sampled_from(["commit prepared", "rollback prepared"])
 
@@ -81,6 +82,8 @@ class Histories(RuleBasedStateMachine):
         self.transformed: set[str] = set()
         self.restarts = 0
         self.position: tuple[str, int, str] | None = None
+        self.clears: Counter[str] = Counter()
+        self.reprocesses = 0
 
     @initialize()
     def begin(self) -> None:
@@ -268,6 +271,24 @@ class Histories(RuleBasedStateMachine):
     @rule(back=st.integers(0, 9))
     def rewind(self, back: int) -> None:
         """Rewind to a chunk boundary of the current chain; runs of the former life are over."""
+        self._rewind(back)
+
+    @rule(place=places_before_the_end, turn=turns, back=st.integers(0, 9))
+    def rewind_during(self, place: tuple[str, str], turn: int, back: int) -> None:
+        """The same in the middle of a stage, which a load transaction that holds the lane refuses."""
+
+        def attempt() -> None:
+            try:
+                self._rewind(back)
+            except CheckpointEtlError as error:
+                assert "holds the lane's row" in str(error)  # noqa: PT017
+                self.rig.counts["rewinds refused"] += 1
+            else:
+                self.rig.counts["rewinds during a stage"] += 1
+
+        self._disturb(place, turn, "call", action=attempt, rewinding=True)
+
+    def _rewind(self, back: int) -> None:
         boundaries = (
             self.rig.warehouse(
                 "select low from checkpoint_etl.ledger where rewound_at is null order by seq"
@@ -278,11 +299,25 @@ class Histories(RuleBasedStateMachine):
         if not boundaries:
             return
         rewind(self.world, boundaries[back % len(boundaries)][0])
+        self._begin_another_life()
+        self._expire()
+        self.rig.counts["rewinds"] += 1
+
+    def _begin_another_life(self) -> None:
         self.position = None
         self.extracted.clear()
         self.transformed.clear()
-        self._expire()
-        self.rig.counts["rewinds"] += 1
+
+    def _notice_reprocess(self) -> None:
+        """A cleared extract may have rewound the lane, whatever became of it then."""
+        if self._exists("event"):
+            ((count,),) = self.rig.warehouse(
+                "select count(*) from checkpoint_etl.event where kind = 'reprocess'"
+            )
+            if count > self.reprocesses:
+                self.rig.counts["reprocesses"] += 1
+                self.reprocesses = count
+                self._begin_another_life()
 
     # --- one try, and what it may raise ----------------------------------------------------------
 
@@ -298,6 +333,7 @@ class Histories(RuleBasedStateMachine):
         stale: bool = False,
         losing: bool = False,
         restarting: bool = False,
+        rewinding: bool = False,
     ) -> None:
         """Run a stage; raise when it fails without one of the reasons it may have."""
         self.tries[stage, run] += 1
@@ -305,6 +341,7 @@ class Histories(RuleBasedStateMachine):
         allowed += [FailpointError] if place is not None and place.endswith("=raise") else []
         # A load that stood still in its transaction finds its backend ended.
         allowed += [FencedError, psycopg.OperationalError] if stale else []
+        allowed += [FencedError, RewoundError] if rewinding else []
         if restarting:
             allowed += [psycopg.Error, redis.RedisError, CheckpointEtlError, OSError]
         if stage != "load":
@@ -315,12 +352,20 @@ class Histories(RuleBasedStateMachine):
             with failing(place, action) as acted:
                 if keep_lease:
                     acted.enter_context(leases_stay())
-                self.world.stage(stage, run, self.tries[stage, run], **self._transform(stage))
+                self.world.stage(
+                    stage,
+                    run,
+                    self.tries[stage, run],
+                    clear_number=self.clears[run],
+                    **self._transform(stage),
+                )
         except tuple(allowed) as error:
+            self._notice_reprocess()
             note(f"# {stage} of {run}: {type(error).__name__}")
             self.rig.counts[f"{stage}: {type(error).__name__}"] += 1
             return
         self.rig.counts[f"{stage}: done"] += 1
+        self._notice_reprocess()
         self._succeeded(stage, run)
 
     def _allowed(
@@ -358,9 +403,12 @@ class Histories(RuleBasedStateMachine):
         """Whether another run left its lease behind, and it has not run out."""
         if not self._exists("stage"):
             return False
+        # A reprocess waits for whoever works on the lane, at whatever stage.
+        stages = STAGES if self.world.attempt.get("on_clear") == "reprocess" else (stage,)
+        listed = ", ".join(f"'{one}'" for one in stages)
         return bool(
             self.rig.warehouse(
-                f"select 1 from checkpoint_etl.stage where stage = '{stage}' and run_id <> '{run}'"
+                f"select 1 from checkpoint_etl.stage where stage in ({listed}) and run_id <> '{run}'"
                 " and lease_until > clock_timestamp()"
             )
         )
@@ -379,7 +427,7 @@ class Histories(RuleBasedStateMachine):
             return None
         rows = self.rig.warehouse(
             "select incarnation, seq, cursor, coalesce((select state from checkpoint_etl.ledger l"
-            " where l.incarnation = lane.incarnation and l.seq = lane.seq), '')"
+            " where l.rewound_at is null and l.seq = lane.seq), '')"
             " from checkpoint_etl.lane"
         )
         assert len(rows) <= 1, "the pipeline has two lanes"
