@@ -63,6 +63,7 @@ TOLD = (
     "rewinds during a stage",
     "rewinds refused",
     "reprocesses",
+    "resyncs",
     "restarts",
     "pauses of settle",
 )

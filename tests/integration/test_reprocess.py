@@ -200,6 +200,20 @@ def test_a_run_whose_rows_another_ones_reprocessing_took_back_keeps_its_range(re
     )
 
 
+def test_a_reprocess_that_its_budget_ends_is_finished_by_the_runs_after_it(reprocessing):
+    world = reprocessing
+    world.run("run_1")
+    world.insert(300)
+    world.run("run_2")
+    world.attempt["max_rows"] = 500
+    _, _, load = world.run("run_1", function=double, clear_number=1)
+    assert load.rows == 500
+    assert world.fetch("select count(*) from orders_copy") == [(500,)]
+    world.run("run_3", function=double)
+    world.run("run_4", function=double)
+    assert_doubled(world)
+
+
 def test_clearing_a_finished_run_fails_where_that_was_asked_for(world):
     world.attempt["on_clear"] = "fail"
     world.run()
