@@ -521,6 +521,8 @@ class Pipeline:
             "key": list(warehouse.key_columns),
             "checkpoint_conn_id": self.checkpoint_connection,
             "staging": self.staging,
+            "staging_conn_id": self.staging_conn_id,
+            "staging_grace": self.staging_grace,
             "on_error": self.on_error,
         }
 

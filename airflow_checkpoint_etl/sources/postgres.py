@@ -116,6 +116,18 @@ class PostgresReader:
 
         return self._steadily(work)
 
+    def newest(self) -> str:
+        """Return the highest id there is now, settled or not; for people, never for a run."""
+
+        def work() -> str:
+            plan = self._plan()
+            rows = self._session.fetch(plan.keyset.newest(cursors.BEGIN))
+            if not rows:
+                return cursors.BEGIN
+            return positions.from_texts(plan.keyset.key, plan.tags, rows[0])
+
+        return self._steadily(work)
+
     def read(self, low: str, target: str) -> Read:
         """Read the next chunk of ``(low, target]``, at most chunk_rows and about chunk_bytes.
 

@@ -1,0 +1,496 @@
+"""What a lane looks like, as values: the one vocabulary of the UI, the command line and the MCP server.
+
+PURE: no IO and no clock. No row value is in any of them: quarantined records are named by cursor and
+reason, failures by what the package itself says of them. :func:`as_json` gives every view's JSON form:
+its fields and its properties.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, Final, Generic, TypeVar
+
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.protocol import Lane, Stage  # noqa: TC001  read at run time, by what makes schemas of the views
+
+T = TypeVar("T")
+
+MOST: Final = 200
+"""The most entries that a page of anything has."""
+
+
+class Condition(StrEnum):
+    """What a lane or a stage is up to, in one word; :class:`State` has the sentence."""
+
+    WORKING = "working"
+    """A task works on it and reports."""
+    WAITING = "waiting"
+    """It will go on by itself: a task waits for something, or has not started yet."""
+    CAUGHT_UP = "caught_up"
+    """The newest run is loaded to its end."""
+    FAILED = "failed"
+    """The last attempt failed; Airflow will try again."""
+    STUCK = "stuck"
+    """It does not go on by itself: somebody has to act."""
+    IDLE = "idle"
+    """Nothing is to be done and nothing was, yet or since a rewind."""
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether a person has to act."""
+        return self is Condition.STUCK
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a lane or a stage is up to.
+
+    Attributes:
+        condition: in one word.
+        words: in a sentence.
+        next_move: what to do about it; empty where nothing is to be done.
+    """
+
+    condition: Condition
+    words: str
+    next_move: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a stage is.
+
+    Attributes:
+        seq: its last chunk.
+        cursor: the last id, canonical cursor text.
+        rows: rows that came out of the stage; for the load, rows in the target.
+        updated_at: when it moved last.
+    """
+
+    seq: int
+    cursor: str
+    rows: int
+    updated_at: dt.datetime
+
+    @property
+    def shown(self) -> str:
+        """The last id for people."""
+        return cursors.display(self.cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerView:
+    """The task that has, or had last, a stage."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    host: str
+    acquired_at: dt.datetime
+
+    @property
+    def task(self) -> str:
+        """The task for people: ``orders.load[2]``."""
+        mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"{self.dag_id}.{self.task_id}{mapped}"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureView:
+    """Why a stage's attempts failed, since it moved last.
+
+    Attributes:
+        kind: the error's class, e.g. ``SettleTimeoutError``.
+        message: what it says, without row values, passwords and URIs.
+        cursor: where the stage stood, canonical cursor text; empty where it had not begun.
+        retryable: whether trying again can help.
+        count: how many attempts failed.
+        at: when the last one did.
+    """
+
+    kind: str
+    message: str
+    cursor: str
+    retryable: bool
+    count: int
+    at: dt.datetime
+
+    @property
+    def shown(self) -> str:
+        """Where the stage stood, for people."""
+        return cursors.display(self.cursor) if self.cursor else ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage of a lane.
+
+    Attributes:
+        stage: which.
+        state: what it is up to.
+        position: where it is; None where it has no checkpoint in this life of the lane, or the
+            checkpoint store was not asked (in lists).
+        fence: the newest fence it was handed.
+        owner: who has it, or had it last.
+        lease_seconds: for how much longer it is reserved for the owner; 0 when it is free, negative
+            when the lease has run out without having been given back (the worker was lost).
+        note: what its attempt waits for; empty for nothing.
+        failure: why its last attempts failed; None when they did not.
+        rows_per_second: how fast its last chunks were; None where that is unknown.
+        staged_chunks: chunks it has staged that are not loaded yet.
+        staged_rows: rows in them.
+        staged_bytes: bytes in them.
+    """
+
+    stage: Stage
+    state: State
+    position: Position | None = None
+    fence: int = 0
+    owner: OwnerView | None = None
+    lease_seconds: float = 0.0
+    note: str = ""
+    failure: FailureView | None = None
+    rows_per_second: float | None = None
+    staged_chunks: int = 0
+    staged_rows: int = 0
+    staged_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a lane is behind, from what the warehouse knows.
+
+    Attributes:
+        complete_as_of: every row committed to the source before this moment is loaded: the newest
+            bound that a finished run was settled at. None: no run has finished yet.
+        seconds: how long ago that is.
+        ids: how many ids are between the load and the end of the newest run, which is the most rows
+            that can be missing; None where ids are no integers.
+        source_cursor: the newest id in the source, when it was asked; canonical cursor text.
+        source_ids: how many ids are between the load and the source's newest, when it was asked.
+    """
+
+    complete_as_of: dt.datetime | None = None
+    seconds: float | None = None
+    ids: int | None = None
+    source_cursor: str | None = None
+    source_ids: int | None = None
+
+    @property
+    def source_shown(self) -> str | None:
+        """The newest id in the source, for people."""
+        return None if self.source_cursor is None else cursors.display(self.source_cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number that was counted up to a limit only: ``10,000+``."""
+
+    number: int
+    is_capped: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The number for people."""
+        return f"{self.number:,}{'+' if self.is_capped else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One DAG run on the lane: where it goes, whether it is there, and what it loaded so far.
+
+    Attributes:
+        incarnation: the life of the lane it was settled in.
+        stored_at: when its extract stored or confirmed its end.
+        settled_at: when its bound was taken; None where the bound says nothing about what is new (a
+            budget ended the run early, or late transactions did not end in time).
+    """
+
+    dag_id: str
+    run_id: str
+    low: str
+    target: str
+    done: bool
+    chunks: int
+    rows: int
+    rejected: int
+    stored_at: dt.datetime
+    settled_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    incarnation: str
+
+    @property
+    def target_shown(self) -> str:
+        """Where it goes, for people."""
+        return cursors.display(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """Something done to the lane beside loading: what, by whom, when, and its details."""
+
+    id: int
+    kind: str
+    actor: str
+    detail: Mapping[str, Any]
+    created_at: dt.datetime
+
+    @property
+    def reason(self) -> str:
+        """Why it was done."""
+        return str(self.detail.get("reason", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSummary:
+    """A lane in a list, from the warehouse alone.
+
+    Attributes:
+        warehouse_conn_id: the Airflow connection of the warehouse it is in.
+        pipeline: the pipeline's id.
+        part: the part's key.
+        generation: which life of the lane it is, for people.
+        incarnation: the random name of that life.
+        state: what it is up to.
+        position: the load frontier, with the rows loaded in all.
+        target: the settled bound of the newest run, canonical cursor text; empty without a run.
+        lag: how far it is behind.
+        guarantee: what the configuration promised when its extract ran last; empty when it never did.
+        source: the source's table, or ``query``.
+        target_table: the target's table.
+        rows_per_second: how fast its last chunks were loaded; None where that is unknown.
+        quarantined: quarantined records, counted up to 100.
+        stages: its stages, without their positions before the load.
+    """
+
+    warehouse_conn_id: str
+    pipeline: str
+    part: str
+    generation: int
+    incarnation: str
+    state: State
+    position: Position
+    target: str
+    lag: Lag
+    guarantee: str
+    source: str
+    target_table: str
+    rows_per_second: float | None
+    quarantined: Count
+    stages: tuple[StageView, ...]
+
+    @property
+    def lane(self) -> Lane:
+        """The lane itself."""
+        return Lane(self.pipeline, self.part)
+
+    @property
+    def target_shown(self) -> str:
+        """Where the newest run ends, for people."""
+        return cursors.display(self.target) if self.target else ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineReason:
+    """Quarantined records of one stage with one reason, without their values."""
+
+    stage: str
+    reason: str
+    count: int
+    newest_at: dt.datetime
+    newest_cursor: str
+
+    @property
+    def newest_shown(self) -> str:
+        """Where the newest of them is, for people."""
+        return cursors.display(self.newest_cursor) if self.newest_cursor else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A quarantined record, without its values: the stage that rejected it, where it is and why.
+
+    Attributes:
+        ledger_id: the ledger row it is kept under.
+        ordinal: its number there.
+        payload: the record; only where it was asked for.
+    """
+
+    stage: str
+    cursor: str
+    reason: str
+    chunk: int
+    created_at: dt.datetime
+    ledger_id: int
+    ordinal: int
+    payload: Any = None
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for people."""
+        return cursors.display(self.cursor) if self.cursor else ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineView:
+    """What of a lane is in quarantine.
+
+    Attributes:
+        total: records, counted up to 10,000.
+        reasons: by stage and reason, the most frequent first, over the newest 10,000 records.
+        records: the newest records, or a page of them.
+        next_before: what to pass as ``before`` for the next page of records; None on the last one.
+    """
+
+    total: Count
+    reasons: tuple[QuarantineReason, ...]
+    records: tuple[Rejected, ...]
+    next_before: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneInsight:
+    """A lane as a whole, in one consistent reading.
+
+    Attributes:
+        summary: what a list says of it; its stages are complete here.
+        settings: what the pipeline looked like when its extract ran last; connection ids, no secrets.
+        staged_bytes: bytes staged and not loaded, over both stages.
+        runs: the newest DAG runs.
+        events: the newest events.
+        quarantine: what is in quarantine.
+        faults: what the checkpoint store could not say, in words.
+    """
+
+    summary: LaneSummary
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    staged_bytes: int = 0
+    runs: tuple[RunView, ...] = ()
+    events: tuple[EventView, ...] = ()
+    quarantine: QuarantineView = field(default_factory=lambda: QuarantineView(Count(0), (), ()))
+    faults: tuple[str, ...] = ()
+
+    @property
+    def lane(self) -> Lane:
+        """The lane itself."""
+        return self.summary.lane
+
+    def stage(self, stage: Stage) -> StageView:
+        """Return one of its stages."""
+        return next(view for view in self.summary.stages if view.stage is stage)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkView:
+    """A loaded chunk of the current chain, from the ledger.
+
+    Attributes:
+        seconds: how long its load transaction took.
+    """
+
+    seq: int
+    low: str
+    high: str
+    rows_in: int
+    rows: int
+    rejected: int
+    generation: int
+    dag_id: str
+    run_id: str
+    try_number: int
+    started_at: dt.datetime
+    loaded_at: dt.datetime
+    seconds: float
+    ledger_id: int
+    is_sweep: bool = False
+
+    @property
+    def low_shown(self) -> str:
+        """Its exclusive lower end, for people."""
+        return cursors.display(self.low)
+
+    @property
+    def high_shown(self) -> str:
+        """Its inclusive upper end, for people."""
+        return cursors.display(self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What was loaded in a span of time that begins at ``start``."""
+
+    start: dt.datetime
+    rows: int
+    chunks: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Rows loaded over time.
+
+    Attributes:
+        bucket_seconds: how long each bucket is.
+        buckets: from the oldest to the newest, empty ones included.
+        is_cut: whether older chunks of the span were left out, because there are more than 10,000.
+    """
+
+    bucket_seconds: float
+    buckets: tuple[Bucket, ...]
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some entries, and where the next ones begin.
+
+    Attributes:
+        items: the entries.
+        next_token: what to pass for the next page; None on the last one.
+        faults: what could not be read, in words, e.g. a warehouse that does not answer.
+    """
+
+    items: tuple[T, ...]
+    next_token: str | None = None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a lane does not go on, and what to do.
+
+    Attributes:
+        lane: its name.
+        state: what it is up to.
+        facts: what was found, a sentence each.
+        next_moves: what to do, in this order.
+    """
+
+    lane: str
+    state: State
+    facts: tuple[str, ...]
+    next_moves: tuple[str, ...]
+
+
+def as_json(value: Any) -> Any:
+    """Return a view as JSON values: its fields and properties by name, times in ISO 8601."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in fields(value)]
+        names += [
+            name for name, member in vars(type(value)).items() if isinstance(member, property)
+        ]
+        return {name: as_json(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    return value
