@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.insights.views import (
     FailureView,
     Lag,
     LaneInsight,
+    LaneOfRun,
     LaneSummary,
     OwnerView,
     Page,
@@ -30,6 +31,7 @@ from airflow_checkpoint_etl.insights.views import (
     StageView,
     State,
     Throughput,
+    TryView,
     as_json,
 )
 
@@ -45,6 +47,7 @@ __all__ = [
     "Insights",
     "Lag",
     "LaneInsight",
+    "LaneOfRun",
     "LaneSummary",
     "OwnerView",
     "Page",
@@ -56,6 +59,7 @@ __all__ = [
     "StageView",
     "State",
     "Throughput",
+    "TryView",
     "WarehouseInsights",
     "as_json",
 ]

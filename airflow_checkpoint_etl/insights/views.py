@@ -145,6 +145,7 @@ class StageView:
         staged_chunks: chunks it has staged that are not loaded yet.
         staged_rows: rows in them.
         staged_bytes: bytes in them.
+        share: how far it is in the newest run, 0 to 1; None where that cannot be told.
     """
 
     stage: Stage
@@ -159,6 +160,7 @@ class StageView:
     staged_chunks: int = 0
     staged_rows: int = 0
     staged_bytes: int = 0
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +227,49 @@ class RunView:
     incarnation: str
 
     @property
+    def low_shown(self) -> str:
+        """Where it began, for people."""
+        return cursors.display(self.low)
+
+    @property
     def target_shown(self) -> str:
         """Where it goes, for people."""
         return cursors.display(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class TryView:
+    """What one try of a load did in a DAG run, from the ledger.
+
+    Attributes:
+        try_number: which try.
+        kept: chunks that earlier tries of the run had loaded.
+        chunks: chunks it loaded.
+        rows: rows it loaded.
+        first: where it went on (exclusive), canonical cursor text.
+        last: how far it came (inclusive).
+        started_at: when it began with its first chunk.
+        seconds: from then to its last commit.
+    """
+
+    try_number: int
+    kept: int
+    chunks: int
+    rows: int
+    first: str
+    last: str
+    started_at: dt.datetime
+    seconds: float
+
+    @property
+    def first_shown(self) -> str:
+        """Where it went on, for people."""
+        return cursors.display(self.first)
+
+    @property
+    def last_shown(self) -> str:
+        """How far it came, for people."""
+        return cursors.display(self.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +307,9 @@ class LaneSummary:
         target_table: the target's table.
         rows_per_second: how fast its last chunks were loaded; None where that is unknown.
         quarantined: quarantined records, counted up to 100.
-        stages: its stages, without their positions before the load.
+        stages: its stages; their positions before the load only where the list is complete.
+        sparkline: rows loaded in each half-hour of the last twelve hours, the oldest first; empty where
+            the list is not complete.
     """
 
     warehouse_conn_id: str
@@ -283,6 +327,7 @@ class LaneSummary:
     rows_per_second: float | None
     quarantined: Count
     stages: tuple[StageView, ...]
+    sparkline: tuple[int, ...] = ()
 
     @property
     def lane(self) -> Lane:
@@ -383,6 +428,23 @@ class LaneInsight:
     def stage(self, stage: Stage) -> StageView:
         """Return one of its stages."""
         return next(view for view in self.summary.stages if view.stage is stage)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOfRun:
+    """What one DAG run did on a lane.
+
+    Attributes:
+        summary: the lane as it is now, with all stages.
+        run: where the run goes.
+        tries: what the tries of its load did, the newest first.
+        chunks: the newest chunks it loaded.
+    """
+
+    summary: LaneSummary
+    run: RunView
+    tries: tuple[TryView, ...]
+    chunks: tuple[ChunkView, ...]
 
 
 @dataclass(frozen=True, slots=True)
