@@ -5,8 +5,8 @@ As in ``views``, no row value is in any of them unless it was asked for.
 
 from __future__ import annotations
 
-import datetime as dt  # noqa: TC003  read at run time, by what makes schemas of the views
-from collections.abc import Mapping  # noqa: TC003
+import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

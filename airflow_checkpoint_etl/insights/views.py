@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.insights.history import Count, EventView, QuarantineView, RunView
-from airflow_checkpoint_etl.protocol import Lane, Stage  # noqa: TC001  read at run time, by what makes schemas of the views
+from airflow_checkpoint_etl.protocol import Lane, Stage
 
 T = TypeVar("T")
 
