@@ -133,8 +133,6 @@ def insights(explained):
         "explain",
     ],
 )
-def test_an_answer_visits_a_bounded_number_of_rows(
-    insights, explained, ask, most
-):
+def test_an_answer_visits_a_bounded_number_of_rows(insights, explained, ask, most):
     assert ask(insights)
     assert explained.visited() <= most
