@@ -52,6 +52,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks.checkpoint"),
         "sensors": _modules("sensors.checkpoint"),
         "triggers": _modules("triggers.checkpoint"),
+        "cli": [f"{PACKAGE}.cli.definition.get_checkpoint_cli_commands"],
         "task-decorators": [
             {
                 "name": "checkpoint_transform",

@@ -75,7 +75,7 @@ class CheckpointHook(BaseHook):
             else None
         )
         connect_warehouse = postgres_connector("warehouse.conn_id", warehouse.conn_id)
-        checkpoints, staging = self._store_and_staging()
+        checkpoints, staging = self.store_and_staging()
         start_after = pipeline.start_after
         return Ports(
             source=PostgresReader(
@@ -89,8 +89,12 @@ class CheckpointHook(BaseHook):
             warehouse=PostgresWarehouseAdapter(warehouse, connect_warehouse, source.cursor_columns),
         )
 
-    def _store_and_staging(self) -> tuple[CheckpointStore, StagingArea]:
-        """The connection's type chooses the store; staging is in it unless a URL says where."""
+    def store_and_staging(self) -> tuple[CheckpointStore, StagingArea]:
+        """Return both: the connection's type chooses the store; staging is in it unless a URL says where.
+
+        Raises:
+            ConfigurationError: the connection does not exist, or has another type than it must.
+        """
         conn_id = self.pipeline.checkpoint_connection
         kind = _connection_type("checkpoint_conn_id", conn_id)
         cap = self.pipeline.staged_chunk_cap

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
@@ -20,14 +20,26 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook, open_store, postgres_connector
 from airflow_checkpoint_etl.insights import MOST, Insights, Page
 from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.ports import Ports
 from airflow_checkpoint_etl.protocol import Lane
 from airflow_checkpoint_etl.settings import warehouse_conn_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import psycopg
+
     from airflow_checkpoint_etl.admin import Admin
+<<<<<<< HEAD
     from airflow_checkpoint_etl.insights import LaneOfRun, LaneSummary
+=======
+    from airflow_checkpoint_etl.insights import LaneSummary
+    from airflow_checkpoint_etl.ports import CheckpointStore, Source
+    from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
+
+_TIMEOUT: Final = "30s"
+"""How long one statement of the read model may take, whatever is wrong."""
+>>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
 
 
 @contextlib.contextmanager
@@ -44,19 +56,11 @@ def open_insights(warehouse_conn_id: str) -> Iterator[Insights]:
     from airflow_checkpoint_etl.warehouses.insights import LedgerInsights  # noqa: PLC0415
 
     connect = postgres_connector("warehouse_conn_ids", warehouse_conn_id)
-    session = Session(connect, "checkpoint_etl insights")
+    session = Session(connect, "checkpoint_etl insights", {"statement_timeout": _TIMEOUT})
     try:
         yield Insights(LedgerInsights(session), warehouse_conn_id, _store, newest_in_source)
-    except psycopg.errors.InsufficientPrivilege as error:
-        message = (
-            f"the role of connection {warehouse_conn_id!r} may not read the ledger "
-            f"({error.diag.message_primary}); grant it USAGE on schema checkpoint_etl and SELECT on its "
-            "tables"
-        )
-        raise MissingPrivilegeError(message) from None
-    except psycopg.OperationalError as error:
-        message = str(error).strip().splitlines()[0] if error.sqlstate is None else error.sqlstate
-        raise CheckpointEtlError(message) from None
+    except psycopg.Error as error:
+        raise _translated(error, warehouse_conn_id) from None
     finally:
         session.close()
 
@@ -140,16 +144,14 @@ class Warehouses:
         faults: list[str] = []
         with contextlib.ExitStack() as stack:
             for candidate in [conn_id] if conn_id else self.conn_ids:
-                with contextlib.ExitStack() as attempt:
-                    try:
+                try:
+                    with contextlib.ExitStack() as attempt:
                         insights = attempt.enter_context(open_insights(candidate))
-                        known = insights.knows(lane)
-                    except CheckpointEtlError as error:
-                        faults.append(f"{candidate}: {error}")
-                        continue
-                    if known:
-                        stack.push(attempt.pop_all())
-                        break
+                        if insights.knows(lane):
+                            stack.enter_context(attempt.pop_all())
+                            break
+                except CheckpointEtlError as error:
+                    faults.append(f"{candidate}: {error}")
             else:
                 looked = ", ".join([conn_id] if conn_id else self.conn_ids)
                 message = f"{lane} has no checkpoint in any warehouse looked into ({looked})"
@@ -174,11 +176,21 @@ class Warehouses:
         Raises:
             PreflightError: no warehouse knows the lane, or its extract has never run.
         """
+        import psycopg  # noqa: PLC0415
+
+        from airflow_checkpoint_etl.admin import Admin  # noqa: PLC0415
+
         with self.holding(lane, conn_id) as insights:
             settings = insights.settings(lane)
             pipeline = stored_pipeline(lane, settings, insights.warehouse_conn_id)
-        with CheckpointHook(pipeline).admin(actor=actor, reason=reason, part=lane.part) as admin:
-            yield admin
+        ports = _ports(pipeline)
+        try:
+            warehouse = cast("PostgresWarehouseAdapter", ports.warehouse)
+            yield Admin(ports, warehouse.admin, lane, actor=actor, reason=reason)
+        except psycopg.Error as error:
+            raise _translated(error, pipeline.warehouse.conn_id) from None
+        finally:
+            ports.close()
 
     def _from(self, token: str | None) -> tuple[tuple[str, ...], Lane | None]:
         """Where a page begins: in which warehouse, after which lane."""
@@ -234,12 +246,58 @@ def stored_pipeline(
             table=settings["target"],
             write=settings["write"],
             key=tuple(settings["key"]),
+            lineage=settings.get("lineage", "auto"),
         ),
         checkpoint_conn_id=stores_in,
         staging=settings["staging"],
         staging_conn_id=settings.get("staging_conn_id"),
         staging_grace=settings.get("staging_grace", 900.0),
     )
+
+
+class _NoSource:
+    """Stands where the source is: no command reads it, and it need not be reachable."""
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _ports(pipeline: Pipeline) -> Ports:
+    """The ports that commands use: all but the source."""
+    from airflow_checkpoint_etl.warehouses.postgres import (  # noqa: PLC0415
+        PostgresWarehouseAdapter,
+    )
+
+    checkpoints, staging = CheckpointHook(pipeline).store_and_staging()
+    connect = postgres_connector("warehouse_conn_ids", pipeline.warehouse.conn_id)
+    return Ports(
+        source=cast("Source", _NoSource()),
+        staging=staging,
+        checkpoints=checkpoints,
+        warehouse=PostgresWarehouseAdapter(
+            pipeline.warehouse, connect, pipeline.source.cursor_columns
+        ),
+    )
+
+
+def _translated(error: psycopg.Error, conn_id: str) -> CheckpointEtlError:
+    """Return this package's error for one of psycopg's, without the values it may quote."""
+    import psycopg  # noqa: PLC0415
+
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        message = (
+            f"the role of connection {conn_id!r} is refused ({error.diag.message_primary}); grant it USAGE "
+            "on schema checkpoint_etl and SELECT on its tables, and for commands INSERT, UPDATE and DELETE"
+        )
+        return MissingPrivilegeError(message)
+    if error.sqlstate is None:  # of the connection; it names host and user, never the password
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return CheckpointEtlError(lines[0])
+    message = f"the database behind {conn_id!r} failed with {error.sqlstate} {type(error).__name__}"
+    return CheckpointEtlError(message)
 
 
 def newest_in_source(settings: Mapping[str, Any]) -> str:
@@ -260,12 +318,11 @@ def newest_in_source(settings: Mapping[str, Any]) -> str:
     reader = PostgresReader(source, postgres_connector("source.conn_id", source.conn_id))
     try:
         return reader.newest()
-    except psycopg.OperationalError as error:
-        message = str(error).strip().splitlines()[0] if error.sqlstate is None else error.sqlstate
-        raise CheckpointEtlError(message) from None
+    except psycopg.Error as error:
+        raise _translated(error, source.conn_id) from None
     finally:
         reader.close()
 
 
-def _store(settings: Mapping[str, Any]) -> Any:
+def _store(settings: Mapping[str, Any]) -> CheckpointStore:
     return open_store(settings["checkpoint_conn_id"])

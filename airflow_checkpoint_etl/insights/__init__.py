@@ -7,15 +7,22 @@ it, ``reading`` puts a lane together from the warehouse and the checkpoint store
 
 from __future__ import annotations
 
+from airflow_checkpoint_etl.insights.history import (
+    Bucket,
+    ChunkView,
+    Count,
+    EventView,
+    QuarantineReason,
+    QuarantineView,
+    Rejected,
+    RunView,
+    Throughput,
+)
 from airflow_checkpoint_etl.insights.reading import Insights, WarehouseInsights
 from airflow_checkpoint_etl.insights.views import (
     MOST,
-    Bucket,
-    ChunkView,
     Condition,
-    Count,
     Diagnosis,
-    EventView,
     FailureView,
     Lag,
     LaneInsight,
@@ -24,14 +31,13 @@ from airflow_checkpoint_etl.insights.views import (
     OwnerView,
     Page,
     Position,
-    QuarantineReason,
-    QuarantineView,
-    Rejected,
-    RunView,
     StageView,
     State,
+<<<<<<< HEAD
     Throughput,
     TryView,
+=======
+>>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
     as_json,
 )
 

@@ -7,20 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.insights.views import (
-    Count,
-    Lag,
-)
+from airflow_checkpoint_etl.insights.history import Count
+from airflow_checkpoint_etl.insights.views import Lag
 from airflow_checkpoint_etl.protocol import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_checkpoint_etl.insights.views import (
-        FailureView,
-        OwnerView,
-        Position,
-    )
+    from airflow_checkpoint_etl.insights.views import FailureView, OwnerView, Position
     from airflow_checkpoint_etl.protocol import Lane
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

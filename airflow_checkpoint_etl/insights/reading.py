@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_checkpoint_etl.insights.facts import LaneFacts
-    from airflow_checkpoint_etl.insights.views import (
+    from airflow_checkpoint_etl.insights.history import (
         ChunkView,
-        Diagnosis,
         EventView,
         QuarantineView,
         RunView,
         Throughput,
         TryView,
     )
+    from airflow_checkpoint_etl.insights.views import Diagnosis
     from airflow_checkpoint_etl.ports import CheckpointStore, StageRecord
     from airflow_checkpoint_etl.protocol import Chunk, Lane
 

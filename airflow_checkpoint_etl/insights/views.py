@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.protocol import Lane, Stage  # noqa: TC001  read at run time, by what makes schemas of the views
+from airflow_checkpoint_etl.insights.history import Count, EventView, QuarantineView, RunView
+from airflow_checkpoint_etl.protocol import Lane, Stage
 
 T = TypeVar("T")
 
@@ -190,6 +191,7 @@ class Lag:
 
 
 @dataclass(frozen=True, slots=True)
+<<<<<<< HEAD
 class Count:
     """A number that was counted up to a limit only: ``10,000+``."""
 
@@ -289,6 +291,8 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+=======
+>>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
 class LaneSummary:
     """A lane in a list, from the warehouse alone.
 
@@ -341,64 +345,6 @@ class LaneSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantineReason:
-    """Quarantined records of one stage with one reason, without their values."""
-
-    stage: str
-    reason: str
-    count: int
-    newest_at: dt.datetime
-    newest_cursor: str
-
-    @property
-    def newest_shown(self) -> str:
-        """Where the newest of them is, for people."""
-        return cursors.display(self.newest_cursor) if self.newest_cursor else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A quarantined record, without its values: the stage that rejected it, where it is and why.
-
-    Attributes:
-        ledger_id: the ledger row it is kept under.
-        ordinal: its number there.
-        payload: the record; only where it was asked for.
-    """
-
-    stage: str
-    cursor: str
-    reason: str
-    chunk: int
-    created_at: dt.datetime
-    ledger_id: int
-    ordinal: int
-    payload: Any = None
-
-    @property
-    def shown(self) -> str:
-        """Where it is, for people."""
-        return cursors.display(self.cursor) if self.cursor else ""
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantineView:
-    """What of a lane is in quarantine.
-
-    Attributes:
-        total: records, counted up to 10,000.
-        reasons: by stage and reason, the most frequent first, over the newest 10,000 records.
-        records: the newest records, or a page of them.
-        next_before: what to pass as ``before`` for the next page of records; None on the last one.
-    """
-
-    total: Count
-    reasons: tuple[QuarantineReason, ...]
-    records: tuple[Rejected, ...]
-    next_before: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class LaneInsight:
     """A lane as a whole, in one consistent reading.
 
@@ -431,6 +377,7 @@ class LaneInsight:
 
 
 @dataclass(frozen=True, slots=True)
+<<<<<<< HEAD
 class LaneOfRun:
     """What one DAG run did on a lane.
 
@@ -508,6 +455,8 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True)
+=======
+>>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
 class Page(Generic[T]):
     """Some entries, and where the next ones begin.
 

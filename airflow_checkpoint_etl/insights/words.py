@@ -139,7 +139,9 @@ def _stuck(facts: LaneFacts, stage: StageFacts, failure: FailureView) -> State:
 def _working(facts: LaneFacts, stage: StageFacts) -> str:
     doing, position, run = _DOING[stage.stage], facts.position_of(stage.stage), facts.run
     failure = stage.failure
-    after = f" (after {failure.count} failed tries)" if failure is not None else ""
+    after = ""
+    if failure is not None:
+        after = f" (after {failure.count} failed {'try' if failure.count == 1 else 'tries'})"
     if position is None or run is None or run.incarnation != facts.incarnation:
         since = span((facts.now - stage.owner.acquired_at).total_seconds()) if stage.owner else ""
         return f"{doing} for {since}{after}"

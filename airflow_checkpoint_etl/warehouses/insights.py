@@ -10,15 +10,11 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_checkpoint_etl.insights.facts import Goal, LaneFacts, Speed, StageFacts, settled
-from airflow_checkpoint_etl.insights.reading import LaneReading
-from airflow_checkpoint_etl.insights.views import (
+from airflow_checkpoint_etl.insights.history import (
     Bucket,
     ChunkView,
     Count,
     EventView,
-    FailureView,
-    OwnerView,
-    Position,
     QuarantineReason,
     QuarantineView,
     Rejected,
@@ -26,6 +22,8 @@ from airflow_checkpoint_etl.insights.views import (
     Throughput,
     TryView,
 )
+from airflow_checkpoint_etl.insights.reading import LaneReading
+from airflow_checkpoint_etl.insights.views import FailureView, OwnerView, Position
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import Lane, Stage
 

@@ -60,7 +60,10 @@ left join lateral (
     select count(*) as number
     from (select
           from checkpoint_etl.ledger
-          join checkpoint_etl.quarantine on quarantine.ledger_id = ledger.id
+          cross join lateral (select
+                              from checkpoint_etl.quarantine
+                              where quarantine.ledger_id = ledger.id
+                              limit %(quarantined)s) as record
           where ledger.pipeline = page.pipeline and ledger.part = page.part
             and ledger.rows_rejected > 0
           limit %(quarantined)s) as first_ones
@@ -172,14 +175,20 @@ where pipeline = %(pipeline)s and part = %(part)s and (%(before)s::bigint is nul
 order by id desc
 limit %(limit)s;
 
+-- Laterals with limits: a chunk may have rejected everything, and a join would look at all of a lane's.
+
 -- name: reasons
 -- The newest quarantined records by stage and reason, the most frequent first; and how many there are.
 select stage, reason, count(*), max(created_at), (array_agg(cursor))[1], sum(count(*)) over ()
-from (select quarantine.stage, quarantine.reason, quarantine.created_at, quarantine.cursor
+from (select record.*
       from checkpoint_etl.ledger
-      join checkpoint_etl.quarantine on quarantine.ledger_id = ledger.id
+      cross join lateral (select stage, reason, created_at, cursor
+                          from checkpoint_etl.quarantine
+                          where quarantine.ledger_id = ledger.id
+                          order by ordinal desc
+                          limit %(counted)s) as record
       where ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.rows_rejected > 0
-      order by quarantine.ledger_id desc, quarantine.ordinal desc
+      order by ledger.id desc
       limit %(counted)s) as newest
 group by stage, reason
 order by count(*) desc, stage, reason
@@ -187,14 +196,17 @@ limit %(reasons)s;
 
 -- name: rejected
 -- A page of quarantined records, the newest first; their values only where they are asked for.
-select quarantine.stage, quarantine.cursor, quarantine.reason, ledger.seq, quarantine.created_at,
-       quarantine.ledger_id, quarantine.ordinal,
-       case when %(payloads)s then quarantine.payload end
+select record.stage, record.cursor, record.reason, ledger.seq, record.created_at, ledger.id,
+       record.ordinal, case when %(payloads)s then record.payload end
 from checkpoint_etl.ledger
-join checkpoint_etl.quarantine on quarantine.ledger_id = ledger.id
+cross join lateral (select *
+                    from checkpoint_etl.quarantine
+                    where quarantine.ledger_id = ledger.id
+                      and (%(before_id)s::bigint is null
+                           or (quarantine.ledger_id, ordinal) < (%(before_id)s, %(before_ordinal)s))
+                    order by ordinal desc
+                    limit %(limit)s) as record
 where ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.rows_rejected > 0
-  and (%(before_id)s::bigint is null
-       or (ledger.id <= %(before_id)s
-           and (quarantine.ledger_id, quarantine.ordinal) < (%(before_id)s, %(before_ordinal)s)))
-order by ledger.id desc, quarantine.ordinal desc
+  and (%(before_id)s::bigint is null or ledger.id <= %(before_id)s)
+order by ledger.id desc, record.ordinal desc
 limit %(limit)s;

@@ -70,21 +70,19 @@ class Site:
 
 
 def _make_tables(shop: str, dwh: str) -> None:
-    with psycopg.connect(shop, autocommit=True) as source:
-        with psycopg.connect(dwh, autocommit=True) as target:
-            target.execute(SLOW)
-            for name in ("customers", "invoices"):
-                source.execute(ORDERS.replace("table orders", f"table {name}"))
-                source.execute(INSERT.format(ROWS).replace("into orders", f"into {name}"))
-                target.execute(TARGET.replace("table orders", f"table {name}"))
-                target.execute(f"alter table {name} add column _ck_chunk bigint")
-                target.execute(
-                    f"create trigger slow after insert on {name} for each statement "
-                    "execute function slow()"
-                )
+    source, target = (psycopg.connect(dsn, autocommit=True) for dsn in (shop, dwh))
+    with source, target:
+        target.execute(SLOW)
+        for name in ("customers", "invoices"):
+            source.execute(ORDERS.replace("table orders", f"table {name}"))
+            source.execute(INSERT.format(ROWS).replace("into orders", f"into {name}"))
+            target.execute(TARGET.replace("table orders", f"table {name}"))
+            target.execute(f"alter table {name} add column _ck_chunk bigint")
             target.execute(
-                f"alter table invoices add constraint no_large_ids check (id < {REFUSED})"
+                f"create trigger slow after insert on {name} for each statement "
+                "execute function slow()"
             )
+        target.execute(f"alter table invoices add constraint no_large_ids check (id < {REFUSED})")
 
 
 @pytest.fixture(scope="module")
