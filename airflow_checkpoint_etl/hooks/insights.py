@@ -30,16 +30,12 @@ if TYPE_CHECKING:
     import psycopg
 
     from airflow_checkpoint_etl.admin import Admin
-<<<<<<< HEAD
     from airflow_checkpoint_etl.insights import LaneOfRun, LaneSummary
-=======
-    from airflow_checkpoint_etl.insights import LaneSummary
     from airflow_checkpoint_etl.ports import CheckpointStore, Source
     from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
 
 _TIMEOUT: Final = "30s"
 """How long one statement of the read model may take, whatever is wrong."""
->>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
 
 
 @contextlib.contextmanager

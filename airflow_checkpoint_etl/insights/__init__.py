@@ -17,6 +17,7 @@ from airflow_checkpoint_etl.insights.history import (
     Rejected,
     RunView,
     Throughput,
+    TryView,
 )
 from airflow_checkpoint_etl.insights.reading import Insights, WarehouseInsights
 from airflow_checkpoint_etl.insights.views import (
@@ -33,11 +34,6 @@ from airflow_checkpoint_etl.insights.views import (
     Position,
     StageView,
     State,
-<<<<<<< HEAD
-    Throughput,
-    TryView,
-=======
->>>>>>> 1924ff64ef1e0bfc6874727ef4bc2daf66a88c88
     as_json,
 )
 
