@@ -155,7 +155,7 @@ class Browser:
 
 
 @pytest.fixture
-def open_browser(chromium, site):
+def open_browser(chromium, site, request, tmp_path):
     opened: list[Browser] = []
 
     def make(user: str, scheme: str = "light") -> Browser:
@@ -163,5 +163,7 @@ def open_browser(chromium, site):
         return opened[-1]
 
     yield make
-    for one in opened:
+    for number, one in enumerate(opened):
+        seen = tmp_path / f"{request.node.name}-{number}.png"
+        one.page.screenshot(path=seen)  # what a failure looked like
         one.context.close()

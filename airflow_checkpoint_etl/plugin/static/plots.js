@@ -29,7 +29,7 @@ export function StageBars({ stages }) {
       return h(
         C.Box,
         { key: name, bg: "bg.emphasized", borderRadius: "full", h: "5px", overflow: "hidden" },
-        h(C.Box, { h: "100%", style: { background: COLOURS[name], width: percent(shareOf(stage)) } }),
+        h(C.Box, { h: "100%", style: { background: COLOURS[name], width: `${shareOf(stage) * 100}%` } }),
       );
     }),
   );
@@ -61,7 +61,7 @@ export function Frontiers({ stages, low, target }) {
             },
             h(C.Box, {
               h: "100%",
-              style: { background: COLOURS[name], transition: "width 0.6s", width: percent(shareOf(stage)) },
+              style: { background: COLOURS[name], transition: "width 0.6s", width: `${shareOf(stage) * 100}%` },
             }),
           ),
           h(
