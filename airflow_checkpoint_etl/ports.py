@@ -380,6 +380,8 @@ class RewindRequest:
         allow_duplicates: accept that an append without lineage loads those rows a second time.
         forget: also forget what the lane was made with (a reset): the next extract takes cursor,
             source, target and filter as they then are.
+        incarnation: the lane's life that was looked at before; in another one nothing is done. None:
+            whichever it is.
     """
 
     to: str | None
@@ -388,6 +390,7 @@ class RewindRequest:
     delete_rows: bool | None = None
     allow_duplicates: bool = False
     forget: bool = False
+    incarnation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,9 @@ def rewind(args: argparse.Namespace) -> None:
         plan = plan_rewind(admin, seen, asked, **options)
         _print_rewind(plan, args, done=False)
         if confirmed(args):
-            done = admin.rewind(plan.to_cursor, dry_run=False, **options)
+            done = admin.rewind(
+                plan.to_cursor, incarnation=plan.incarnation, dry_run=False, **options
+            )
             _print_rewind(told_rewind(seen, asked, done), args, done=True)
 
 
@@ -57,7 +59,7 @@ def reset(args: argparse.Namespace) -> None:
         planned = admin.reset(dry_run=True, **options)
         _print_rewind(told_rewind(seen, cursors.BEGIN, planned), args, done=False)
         if confirmed(args):
-            done = admin.reset(dry_run=False, **options)
+            done = admin.reset(incarnation=planned.before.incarnation, dry_run=False, **options)
             _print_rewind(told_rewind(seen, cursors.BEGIN, done), args, done=True)
 
 

@@ -75,9 +75,9 @@ def lane_of(args: argparse.Namespace) -> Lane:
     return Lane(args.pipeline, check_part(args.part))
 
 
-def actor() -> str:
-    """Return who acts, for the audit: the user of the operating system."""
-    return f"{getuser()} (airflow checkpoints)"
+def actor(face: str = "airflow checkpoints") -> str:
+    """Return who acts and through what, for the audit: the user of the operating system."""
+    return f"{getuser()} ({face})"
 
 
 def answer(view: Any, rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
