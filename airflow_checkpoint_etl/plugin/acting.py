@@ -15,11 +15,11 @@ from airflow.api_fastapi.logging.decorators import action_logging
 from fastapi import APIRouter, Depends, HTTPException, status
 from pydantic import BaseModel, Field
 
-from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.admin import Admin
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.hooks.insights import Warehouses
-from airflow_checkpoint_etl.insights import LaneSummary
+from airflow_checkpoint_etl.insights import LaneInsight, as_json
+from airflow_checkpoint_etl.plans import plan_rewind, read_cursor, told_rewind
 from airflow_checkpoint_etl.plugin.guard import User, check_may_act, reads, refused, same_origin
 from airflow_checkpoint_etl.plugin.reading import holding
 from airflow_checkpoint_etl.protocol import Lane
@@ -62,7 +62,7 @@ class Releasing(OnLane):
 
 
 @contextlib.contextmanager
-def _acting(user: Any, on: OnLane, *, dry_run: bool = False) -> Iterator[tuple[Admin, LaneSummary]]:
+def _acting(user: Any, on: OnLane, *, dry_run: bool = False) -> Iterator[tuple[Admin, LaneInsight]]:
     """The commands over a lane for a user who may act on it; errors become answers."""
     with holding(on.warehouse, on.lane) as insights:
         insight = insights.lane(on.lane, newest=1)
@@ -78,54 +78,27 @@ def _acting(user: Any, on: OnLane, *, dry_run: bool = False) -> Iterator[tuple[A
         with Warehouses().admin(
             on.lane, actor=user.get_name(), reason=reason, conn_id=on.warehouse or None
         ) as admin:
-            yield admin, insight.summary
+            yield admin, insight
     except CheckpointEtlError as error:
         raise refused(error) from None
 
 
 @router.post("/rewind", dependencies=[Depends(action_logging("checkpoints_rewind"))])
-def rewind(asked: Rewinding, user: User) -> dict[str, Any]:
+def rewind(asked: Rewinding, user: User) -> Any:
     """Go back to the chunk boundary at or below an id; a dry run says what that would touch."""
-    with _acting(user, asked, dry_run=asked.dry_run) as (admin, summary):
+    with _acting(user, asked, dry_run=asked.dry_run) as (admin, seen):
         if not asked.dry_run and asked.confirm != asked.pipeline:
             raise HTTPException(
                 status.HTTP_422_UNPROCESSABLE_ENTITY,
                 f"type the pipeline's name, {asked.pipeline}, to confirm",
             )
-        if not asked.dry_run and asked.incarnation != summary.incarnation:
-            raise HTTPException(
-                status.HTTP_409_CONFLICT,
-                "the lane was rewound, reset or resynced since the dry run; run it again",
-            )
-        to = admin.boundary(_cursor(asked.to, summary))
-        rewound = admin.rewind(to, dry_run=asked.dry_run)
-    return {
-        "to": to,
-        "incarnation": summary.incarnation,
-        "before": {"seq": rewound.before.seq, "cursor": rewound.before.cursor},
-        "before_shown": cursors.display(rewound.before.cursor),
-        "after": {"seq": rewound.after.seq, "cursor": rewound.after.cursor},
-        "after_shown": cursors.display(rewound.after.cursor),
-        "chunks": rewound.chunks,
-        "rows": rewound.rows,
-        "deleted": rewound.deleted,
-        "quarantined": rewound.quarantined,
-    }
-
-
-def _cursor(typed: str, summary: LaneSummary) -> str:
-    """Read an id as people write it, or a canonical cursor, as one of the lane's."""
-    at = summary.position.cursor
-    if cursors.BEGIN in {typed, at}:
-        return cursors.BEGIN
-    tags = [tag for tag, _ in cursors.decode(at)]
-    try:
-        with contextlib.suppress(cursors.CursorError):
-            if [tag for tag, _ in cursors.decode(typed)] == tags:
-                return typed
-        return cursors.parse(tags, [part.strip() for part in typed.replace("_", "").split(",")])
-    except cursors.CursorError as error:
-        raise HTTPException(status.HTTP_422_UNPROCESSABLE_ENTITY, str(error)) from None
+        # As it is shown: the values of several columns are parted by a comma and a space.
+        point = read_cursor(seen, asked.to.strip().split(", "))
+        if asked.dry_run:
+            return as_json(plan_rewind(admin, seen, point))
+        boundary = admin.boundary(point)
+        done = admin.rewind(boundary, incarnation=asked.incarnation, dry_run=False)
+        return as_json(told_rewind(seen, point, done))
 
 
 @router.post("/release", dependencies=[Depends(action_logging("checkpoints_release"))])

@@ -70,7 +70,7 @@ function Rewind({ lane, refresh }) {
     setPlanned(null);
   };
   const plan = async () => setPlanned(await form.send({ to, reason, dry_run: true }));
-  const rewind = () => form.send({ to: planned.to, reason, dry_run: false, confirm: typed, incarnation: planned.incarnation });
+  const rewind = () => form.send({ to, reason, dry_run: false, confirm: typed, incarnation: planned.incarnation });
   const isDone = form.found && !form.wasDry;
   return h(
     Dialog,
@@ -98,10 +98,11 @@ const Plan = ({ planned, isDone }) =>
     C.Box,
     { bg: "bg.muted", borderRadius: "md", p: 4, my: 4, role: "status" },
     h(C.Text, { fontWeight: "semibold", mb: 2 }, isDone ? "Rewound" : "This would happen"),
-    h(C.Text, null, `From chunk ${number(planned.before.seq)} at ${planned.before_shown} back to chunk ${number(planned.after.seq)} at ${planned.after_shown}.`),
+    h(C.Text, null, `From chunk ${number(planned.from_seq)} at ${planned.from_shown} back to chunk ${number(planned.to_seq)} at ${planned.to_shown}.`),
     h(C.Text, null, `${number(planned.chunks)} chunk(s) with ${number(planned.rows)} rows are taken back.`),
-    h(C.Text, null, planned.deleted === null ? "Their rows stay in the target until they are replaced." : `${number(planned.deleted)} rows are deleted from the target.`),
+    planned.deleted !== null && h(C.Text, null, `${number(planned.deleted)} rows are deleted from the target.`),
     planned.quarantined > 0 && h(C.Text, null, `${number(planned.quarantined)} quarantined record(s) are dropped with them.`),
+    planned.warnings.map((warning) => h(C.Text, { key: warning, color: "fg.warning", mt: 2 }, warning)),
   );
 
 function useRequest(path, lane, refresh) {
