@@ -7,7 +7,7 @@ import { Empty, Figure, Loading, Problem, Rows, Section, StateLine, To, Warnings
 import { Frontiers, Throughput } from "./plots.js";
 import { bytes, compact, laneName, number, span, speed, time } from "./words.js";
 
-const SLOW_MS = 15000;
+const SLOW_MS = 5000;
 
 export function LanePage({ lane }) {
   const key = { warehouse: lane.warehouse_conn_id, pipeline: lane.pipeline, part: lane.part };
