@@ -33,6 +33,7 @@ class Goals:
         attempt: who works on what.
         recovery: follows a warehouse that was restored.
         clock: a monotonic clock, in seconds.
+        waiting: is told in words what settling waits for.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Goals:
         attempt: Attempt,
         recovery: Recovery,
         clock: Callable[[], float] = time.monotonic,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
         self._ports, self._attempt, self._recovery, self._clock = ports, attempt, recovery, clock
+        self._waiting = waiting
         self._lane = attempt.lane
 
     def reopen(self, claim: Claim) -> Claim:
@@ -81,7 +84,7 @@ class Goals:
             return self._ports.warehouse.set_target(claim, run)
         failpoint("extract.before_settle")
         started = self._clock()
-        bound = self._ports.source.settle(frontier.cursor)
+        bound = self._ports.source.settle(frontier.cursor, self._waiting)
         failpoint("extract.after_settle")
         if is_behind(bound.swept, frontier.swept):
             message = (

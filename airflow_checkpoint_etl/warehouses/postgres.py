@@ -26,6 +26,7 @@ from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
+from airflow_checkpoint_etl.warehouses.notes import leave
 from airflow_checkpoint_etl.warehouses.quarantine import keep
 from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
 from airflow_checkpoint_etl.warehouses.target import TargetTable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Run
+    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Note, Run
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
@@ -162,6 +163,10 @@ class PostgresWarehouseAdapter:
     def release(self, claim: Claim) -> None:
         """End the lease, if this claim still has it."""
         self._ledger.release(claim)
+
+    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:
+        """Leave a note on a stage, for people; see the port."""
+        leave(self._control, lane, stage, owner, note, fence)
 
     def lane(self, lane: Lane) -> LaneState | None:
         """Read a lane; None when it does not exist."""

@@ -256,6 +256,12 @@ class LaneAdmin:
     ) -> Rewound:
         before, target_oid, settings = self._lock(lane)
         failpoint("rewind.after_lock")
+        if request.incarnation not in {None, before.incarnation}:
+            message = (
+                f"{lane} was rewound, reset or resynced since it was looked at (it is in generation "
+                f"{before.generation} now); nothing was changed. Look again"
+            )
+            raise RewindError(message)
         point = self._point(lane, before, request.to)
         key = _key(lane) | {"seq": point.seq}
         chunks, rows, quarantined = self._session.rows(SQL["above"], key)[0]
