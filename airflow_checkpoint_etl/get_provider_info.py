@@ -52,6 +52,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks.checkpoint"),
         "sensors": _modules("sensors.checkpoint"),
         "triggers": _modules("triggers.checkpoint"),
+        "cli": [f"{PACKAGE}.cli.definition.get_checkpoint_cli_commands"],
         "task-decorators": [
             {
                 "name": "checkpoint_transform",
@@ -78,6 +79,17 @@ def get_provider_info() -> dict[str, Any]:
                         "deferred checkpoint sensor, look again.",
                         "5",
                     ),
+                    "warehouse_conn_ids": {
+                        "description": (
+                            "The connections, separated by commas, of the warehouses that the UI page, "
+                            "the command line and the MCP server look into. Running pipelines does not "
+                            "need it."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "dwh,dwh_eu",
+                        "default": "",
+                    },
                 },
             }
         },

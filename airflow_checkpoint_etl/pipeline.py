@@ -523,8 +523,11 @@ class Pipeline:
             "warehouse_conn_id": warehouse.conn_id,
             "write": warehouse.write,
             "key": list(warehouse.key_columns),
+            "lineage": getattr(warehouse, "lineage", "auto"),
             "checkpoint_conn_id": self.checkpoint_connection,
             "staging": self.staging,
+            "staging_conn_id": self.staging_conn_id,
+            "staging_grace": self.staging_grace,
             "on_error": self.on_error,
         }
 

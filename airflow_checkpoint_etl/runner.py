@@ -31,6 +31,7 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
+from airflow_checkpoint_etl.notes import Notes, noted
 from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
@@ -71,7 +72,8 @@ class StageRunner:
         self._ports, self._attempt, self._clock = ports, attempt, clock
         self._lane = attempt.lane
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
-        self._goals = Goals(ports, attempt, self._recovery, clock)
+        self._notes = Notes(ports.warehouse, attempt)
+        self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
         self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
@@ -86,6 +88,7 @@ class StageRunner:
 
     # --- the three stages ----------------------------------------------------------------------
 
+    @noted(Stage.EXTRACT)
     def extract(self) -> Summary:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
         facts = self._ports.source.preflight()
@@ -131,6 +134,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.TRANSFORM)
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
         if transformer is not None and self._attempt.policy.quarantines:
@@ -164,6 +168,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.LOAD)
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
@@ -222,6 +227,7 @@ class StageRunner:
         )
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
+        self._notes.begin(claim, progress)
         try:
             if prepare is not None:
                 # Taking rows back may outlast the lease.
@@ -232,6 +238,7 @@ class StageRunner:
                 self._interrupting(),
             ):
                 yield claim, progress
+            self._notes.done()
         except Exception as error:
             progress.failed(CancelledError() if self._stop.is_set() else error)
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason

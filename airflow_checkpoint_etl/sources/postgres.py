@@ -94,8 +94,12 @@ class PostgresReader:
             self._session, self._writers(settling), self._config, plan, settling, start
         )
 
-    def settle(self, after: str) -> Bound:
+    def settle(self, after: str, waiting: Callable[[str], None] | None = None) -> Bound:
         """Return the highest cursor below which no more rows can appear; ``after`` if none is new.
+
+        Args:
+            after: where the run begins.
+            waiting: is told in words what is waited for, and an empty text when that is over.
 
         Raises:
             SettleTimeoutError: transactions that may still write did not end; names them.
@@ -111,8 +115,21 @@ class PostgresReader:
                 config=self._config,
                 plan=self._plan(),
                 settling=settling,
+                waiting=waiting,
             )
             return settler.settle(after)
+
+        return self._steadily(work)
+
+    def newest(self) -> str:
+        """Return the highest id there is now, settled or not; for people, never for a run."""
+
+        def work() -> str:
+            plan = self._plan()
+            rows = self._session.fetch(plan.keyset.newest(cursors.BEGIN))
+            if not rows:
+                return cursors.BEGIN
+            return positions.from_texts(plan.keyset.key, plan.tags, rows[0])
 
         return self._steadily(work)
 
