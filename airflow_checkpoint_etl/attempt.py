@@ -6,12 +6,14 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_checkpoint_etl.observer import SILENT
 from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_checkpoint_etl.following import Following
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
 OnClear = Literal["resume", "fail", "reprocess"]
@@ -39,6 +41,7 @@ class Attempt:
         policy: what becomes of records that the transform or the target refuses.
         following: how the attempt works beside the other stages of its DAG run; None: they run one
             after the other.
+        observer: who is told of every step.
     """
 
     lane: Lane
@@ -54,3 +57,4 @@ class Attempt:
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     following: Following | None = None
+    observer: Observer = SILENT

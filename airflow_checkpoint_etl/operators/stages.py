@@ -24,8 +24,10 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.following import share_of
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
 from airflow_checkpoint_etl.hooks.following import Place
-from airflow_checkpoint_etl.operators.asset import pipeline_alias
+from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
 from airflow_checkpoint_etl.operators.following import following_of, is_in_process, neighbours_of
+from airflow_checkpoint_etl.operators.lineage import LineageMixin
+from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
 from airflow_checkpoint_etl.runner import StageRunner
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.operators.following import Neighbours
     from airflow_checkpoint_etl.progress import Summary
 
 OnBusy = Literal["wait", "skip", "fail"]
 
 
-class CheckpointStageOperator(BaseOperator):
+class CheckpointStageOperator(LineageMixin, BaseOperator):
     """What the three stages share: acquiring, waiting for a busy stage, ending in order.
 
     Args:
@@ -62,6 +65,7 @@ class CheckpointStageOperator(BaseOperator):
     # The part first: a pipeline's strings can then name it, as in where="tenant = '{{ task.part }}'".
     template_fields: Sequence[str] = ("part", "pipeline")
     ui_color = "#e8f1fb"
+    operator_extra_links = (CheckpointsLink(),)
     stage: ClassVar[Stage]
 
     def __init__(
@@ -123,14 +127,17 @@ class CheckpointStageOperator(BaseOperator):
         check_part(self.part)
         neighbours = neighbours_of(self, context) if self.follow else None
         try:
-            ports = CheckpointHook(self.pipeline).ports()
-            try:
-                self._runner = StageRunner(ports, self._attempt(context, neighbours))
-                if self._killed:  # while the ports were being made
-                    self._runner.stop()
-                summary = self._run(self._runner)
-            finally:
-                ports.close()
+            with self._watched(context) as observer:
+                ports = CheckpointHook(self.pipeline).ports()
+                try:
+                    self._runner = StageRunner(ports, self._attempt(context, observer, neighbours))
+                    if self._killed:  # while the ports were being made
+                        self._runner.stop()
+                    summary = self._run(self._runner)
+                    self._ask_guarantee(ports)
+                finally:
+                    self._describe(ports)
+                    ports.close()
         except StageBusyError as busy:
             self._busy(busy, waiting_since)
         except StageWaitingError as waiting:
@@ -146,7 +153,9 @@ class CheckpointStageOperator(BaseOperator):
         self._finished(context, summary)
         return summary.as_xcom()
 
-    def _attempt(self, context: Context, neighbours: Neighbours | None = None) -> Attempt:
+    def _attempt(
+        self, context: Context, observer: Observer, neighbours: Neighbours | None = None
+    ) -> Attempt:
         settings = Settings.load()
         task_instance, dag_run = context["ti"], context["dag_run"]
         owner = Owner(
@@ -168,6 +177,7 @@ class CheckpointStageOperator(BaseOperator):
             progress_seconds=settings.progress_seconds,
             settings=self.pipeline.settings(),
             policy=self.pipeline.policy,
+            observer=observer,
             following=following_of(self, neighbours, settings) if neighbours else None,
             **self._options(),
         )
@@ -179,8 +189,9 @@ class CheckpointStageOperator(BaseOperator):
     def _run(self, runner: StageRunner) -> Summary:
         raise NotImplementedError
 
-    def _finished(self, context: Context, summary: Summary) -> None:
+    def _finished(self, context: Context, summary: Summary) -> None:  # noqa: ARG002  the load's
         """What to tell Airflow once the stage is done."""
+        self._tell_copied(summary)
 
     def _wait_deferred(
         self, waiting: StageWaitingError, context: Context, neighbours: Neighbours | None
@@ -386,13 +397,9 @@ class CheckpointLoadOperator(CheckpointStageOperator):
         return runner.load()
 
     def _finished(self, context: Context, summary: Summary) -> None:
+        super()._finished(context, summary)
         # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
         if not summary.rows and not summary.kept:
             return
-        extra: dict[str, Any] = {
-            "part": summary.part,
-            "first": summary.first,
-            "last": summary.last,
-            "rows": summary.rows,
-        }
+        extra = event_extra(summary, self._seen.guarantee if self._seen else "")
         context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)
