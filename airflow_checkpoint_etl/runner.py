@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import guarantee
-from airflow_checkpoint_etl.backlog import Backlog
+from airflow_checkpoint_etl.beside import Beside
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
@@ -38,7 +38,6 @@ from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Tally
 from airflow_checkpoint_etl.recovery import Recovery, now
 from airflow_checkpoint_etl.sweep import is_swept
-from airflow_checkpoint_etl.upcoming import Followed, Left, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
     from airflow_checkpoint_etl.staging.codec import StagedFile
     from airflow_checkpoint_etl.transform import Transformer
-    from airflow_checkpoint_etl.upcoming import Upcoming
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +74,7 @@ class StageRunner:
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
         self._notes = Notes(ports.warehouse, attempt)
         self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
+        self._beside = Beside(ports, attempt, self._goals, self._pause, clock)
         self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
@@ -117,7 +116,7 @@ class StageRunner:
                 run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
-            backlog = self._backlog(claim, resumed.kept)
+            backlog = self._beside.backlog(claim, resumed.kept)
             while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
                 backlog.wait()
@@ -149,15 +148,15 @@ class StageRunner:
             transformer = transformer.rejecting()
         self._transformer = transformer
         self._preflight()
-        self._await_goal(Stage.TRANSFORM)
+        self._beside.await_goal(Stage.TRANSFORM)
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
-            upcoming = self._upcoming(claim)
+            upcoming = self._beside.upcoming(claim)
             resumed = self._recovery.transform(claim, upcoming.is_done)
             upcoming.restart(resumed.sources)
             checkpoint, conflicts = resumed.checkpoint, 0
             furthest = checkpoint.frontier.seq
             tally = self._tally(claim, resumed.kept)
-            backlog = self._backlog(claim, resumed.kept)
+            backlog = self._beside.backlog(claim, resumed.kept)
             self._begin(progress, checkpoint.frontier, upcoming.run, len(resumed.kept))
             while True:
                 self._check()
@@ -190,9 +189,9 @@ class StageRunner:
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
-        self._await_goal(Stage.LOAD)
+        self._beside.await_goal(Stage.LOAD)
         with self._working(Stage.LOAD, self._spec()) as (claim, progress):
-            upcoming = self._upcoming(claim)
+            upcoming = self._beside.upcoming(claim)
             resumed = self._recovery.load(claim)
             upcoming.restart(resumed.sources)
             checkpoint = resumed.checkpoint
@@ -228,29 +227,6 @@ class StageRunner:
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
         progress.begin(frontier, run, kept, sweeping=sweeping)
-
-    # --- beside the other stages ---------------------------------------------------------------
-
-    def _watch(self, stage: Stage) -> Watch | None:
-        following = self._attempt.following
-        if following is None:
-            return None
-        return Watch(self._ports, self._attempt, stage, following, self._pause, self._clock)
-
-    def _await_goal(self, stage: Stage) -> None:
-        watch = self._watch(stage)
-        if watch is not None:
-            watch.await_goal()
-
-    def _upcoming(self, claim: Claim) -> Upcoming:
-        watch = self._watch(claim.stage)
-        return Left(claim, self._goals) if watch is None else Followed(watch, claim, self._goals)
-
-    def _backlog(self, claim: Claim, kept: Iterable[Chunk]) -> Backlog:
-        following = self._attempt.following
-        backlog = Backlog(self._ports.warehouse, claim, following, self._pause, self._clock)
-        backlog.restart(kept)
-        return backlog
 
     def _pause(self, seconds: float) -> None:
         self._stop.wait(seconds)
