@@ -20,6 +20,7 @@ from airflow_checkpoint_etl.errors import (
     FencedError,
     StageBusyError,
 )
+from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Failure, Note
 from airflow_checkpoint_etl.protocol import IllegalMove
 
@@ -105,7 +106,9 @@ class Notes:
         # Twice, because a connection that broke unnoticed is replaced only after a statement failed on it.
         for _ in range(2):
             with contextlib.suppress(Exception):
+                failpoint("note.before_leave")
                 self._warehouse.note(attempt.lane, stage, attempt.owner, note, fence)
+                failpoint("note.after_leave")
                 return
         log.debug("%s of %s could not leave a note in the warehouse", stage, attempt.lane)
 
