@@ -70,6 +70,7 @@ class Notes:
         self._warehouse, self._attempt = warehouse, attempt
         self._claim: Claim | None = None
         self._progress: Progress | None = None
+        self._has_moved = False
 
     def begin(self, claim: Claim, progress: Progress) -> None:
         """From here on the notes are under the claim's fence."""
@@ -80,9 +81,15 @@ class Notes:
         if self._claim is not None:
             self._leave(self._claim.stage, Note(waiting=text[:LONGEST]))
 
+    def moved(self) -> None:
+        """Once the attempt has done a chunk, what failed before is over."""
+        if self._progress is not None and self._progress.chunks:
+            self.done()
+
     def done(self) -> None:
-        """The stage reached its end: what failed before is over."""
-        if self._claim is not None:
+        """The stage moved, or reached its end: what failed before is over; told once per attempt."""
+        if self._claim is not None and not self._has_moved:
+            self._has_moved = True
             self._leave(self._claim.stage, Note(moved=True))
 
     def failed(self, stage: Stage, error: Exception) -> None:
