@@ -59,6 +59,7 @@ def get_provider_info() -> dict[str, Any]:
                 "class-name": f"{PACKAGE}.decorators.transform.checkpoint_transform_task",
             }
         ],
+        "extra-links": [f"{PACKAGE}.operators.links.CheckpointsLink"],
         "config": {
             "checkpoint_etl": {
                 "description": "How checkpointed pipelines work on this deployment.",

@@ -62,7 +62,7 @@ class Goals:
             or not run.done
             or run.clear_number >= claim.owner.clear_number
             or run.low == run.target
-            or not self._is_past(state.frontier.cursor, run.target)
+            or not self._was_passed(run.target, state.frontier.cursor)
         ):
             return claim
         if self._attempt.on_clear == "fail":
@@ -94,8 +94,11 @@ class Goals:
                 "then looks at every row below the checkpoint once more"
             )
             raise SourceResetError(message)
+        low = frontier.cursor
+        if run is not None and self._was_passed(run.low, low):
+            low = run.low  # a run that goes on after a clear began where it first did
         goal = Run(
-            frontier.cursor,
+            low,
             bound.target,
             frontier.incarnation,
             bound.swept,
@@ -123,6 +126,13 @@ class Goals:
     def is_reached(self, frontier: Frontier, run: Run) -> bool:
         """Whether a stage has reached the run's target, and swept up late rows as far as it says."""
         return is_swept(frontier.swept, run.swept) and self._is_past(frontier.cursor, run.target)
+
+    def _was_passed(self, earlier: str, now: str) -> bool:
+        """Whether ``now`` is at or past a cursor of this run's past, which a reset may have outdated."""
+        try:
+            return self._is_past(now, earlier)
+        except cursors.CursorError:
+            return False  # of another cursor's type
 
     def _is_past(self, position: str, target: str) -> bool:
         if position == target:

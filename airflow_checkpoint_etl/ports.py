@@ -7,7 +7,7 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -22,6 +22,30 @@ if TYPE_CHECKING:
 
 
 # --- source --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table as its database names it, for lineage.
+
+    Attributes:
+        schema: its schema; empty where it has none.
+        name: its name.
+        columns: PostgreSQL types by column, in order.
+    """
+
+    schema: str
+    name: str
+    columns: Mapping[str, str]
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A source or warehouse that can say which table it works on."""
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what was learnt about the table so far, without asking anybody; None when nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +279,7 @@ class LaneState:
         updated_at: when the frontier last moved, ISO 8601.
         settings: what the pipeline looked like when its extract last ran, for people and admin.
         fences: the newest fence that each stage was handed, by the stage's name.
+        is_reset: whether it was reset, and no extract has taken it up since.
     """
 
     frontier: Frontier
@@ -265,6 +290,7 @@ class LaneState:
     updated_at: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     fences: Mapping[str, int] = field(default_factory=dict)
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +319,8 @@ class Run:
         swept: how far late rows are to be swept; empty where the source is not swept.
         done: whether a load has reached the target.
         clear_number: how often the DAG run had been cleared when the goal was stored.
-        settled_ago: how many seconds before it is stored the bound was taken; None for a bound that
-            says nothing about what is new.
+        settled_ago: how many seconds before it is stored, or was read, the bound was taken; None for a
+            bound that says nothing about what is new.
     """
 
     low: str

@@ -111,7 +111,8 @@ class StageRunner:
         with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
-            run = self._goals.settle(claim, checkpoint.frontier)
+            with progress.waiting("settle"):
+                run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
             while not self._goals.is_reached(checkpoint.frontier, run):
@@ -202,7 +203,7 @@ class StageRunner:
     @staticmethod
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
-        progress.begin(frontier.cursor, run.target, kept, sweeping=sweeping)
+        progress.begin(frontier, run, kept, sweeping=sweeping)
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -221,7 +222,9 @@ class StageRunner:
         self, stage: Stage, spec: LaneSpec, prepare: Callable[[Claim], Claim] | None = None
     ) -> Iterator[tuple[Claim, Progress]]:
         attempt = self._attempt
-        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock)
+        progress = Progress(
+            self._lane, stage, attempt.progress_seconds, self._clock, attempt.observer
+        )
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
         self._notes.begin(claim, progress)
@@ -236,7 +239,8 @@ class StageRunner:
             ):
                 yield claim, progress
             self._notes.done()
-        except Exception:
+        except Exception as error:
+            progress.failed(CancelledError() if self._stop.is_set() else error)
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
                 message = (
                     f"{stage} of {self._lane} was stopped; everything committed so far is kept"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from airflow_checkpoint_etl.admin import Admin
-    from airflow_checkpoint_etl.insights import LaneSummary
+    from airflow_checkpoint_etl.insights import LaneOfRun, LaneSummary
     from airflow_checkpoint_etl.ports import CheckpointStore, Source
     from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
 
@@ -75,7 +75,12 @@ class Warehouses:
         self.conn_ids = tuple(conn_ids) if conn_ids else warehouse_conn_ids()
 
     def pipelines(
-        self, search: str = "", token: str | None = None, limit: int = 50
+        self,
+        search: str = "",
+        token: str | None = None,
+        limit: int = 50,
+        *,
+        complete: bool = False,
     ) -> Page[LaneSummary]:
         """Return a page of lanes, warehouse by warehouse, each by pipeline and part.
 
@@ -85,6 +90,7 @@ class Warehouses:
             search: a text that the pipeline's id, its part, source or target holds, in any case.
             token: the ``next_token`` of the page before; None for the first page.
             limit: how many at most, up to 200.
+            complete: as in :meth:`Insights.pipelines`.
 
         Raises:
             ConfigurationError: the token is none.
@@ -99,12 +105,25 @@ class Warehouses:
             try:
                 with open_insights(conn_id) as insights:
                     # One more than fits says whether there is a next page.
-                    found += insights.pipelines(search, after, limit + 1 - len(found))
+                    most = limit + 1 - len(found)
+                    found += insights.pipelines(search, after, most, complete=complete)
             except CheckpointEtlError as error:
                 faults.append(f"{conn_id}: {error}")
             after = None
         more = len(found) > limit
         return Page(tuple(found[:limit]), _token(found[limit - 1]) if more else None, tuple(faults))
+
+    def of_run(self, dag_id: str, run_id: str) -> Page[LaneOfRun]:
+        """Return what a DAG run did on each of its lanes, warehouse by warehouse."""
+        found: list[LaneOfRun] = []
+        faults: list[str] = []
+        for conn_id in self.conn_ids:
+            try:
+                with open_insights(conn_id) as insights:
+                    found += insights.of_run(dag_id, run_id)
+            except CheckpointEtlError as error:
+                faults.append(f"{conn_id}: {error}")
+        return Page(tuple(found), None, tuple(faults))
 
     @contextlib.contextmanager
     def holding(self, lane: Lane, conn_id: str | None = None) -> Iterator[Insights]:

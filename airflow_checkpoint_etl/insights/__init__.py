@@ -17,6 +17,7 @@ from airflow_checkpoint_etl.insights.history import (
     Rejected,
     RunView,
     Throughput,
+    TryView,
 )
 from airflow_checkpoint_etl.insights.reading import Insights, WarehouseInsights
 from airflow_checkpoint_etl.insights.views import (
@@ -26,6 +27,7 @@ from airflow_checkpoint_etl.insights.views import (
     FailureView,
     Lag,
     LaneInsight,
+    LaneOfRun,
     LaneSummary,
     OwnerView,
     Page,
@@ -47,6 +49,7 @@ __all__ = [
     "Insights",
     "Lag",
     "LaneInsight",
+    "LaneOfRun",
     "LaneSummary",
     "OwnerView",
     "Page",
@@ -58,6 +61,7 @@ __all__ = [
     "StageView",
     "State",
     "Throughput",
+    "TryView",
     "WarehouseInsights",
     "as_json",
 ]

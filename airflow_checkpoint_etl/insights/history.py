@@ -51,9 +51,49 @@ class RunView:
     incarnation: str
 
     @property
+    def low_shown(self) -> str:
+        """Where it began, for people."""
+        return cursors.display(self.low)
+
+    @property
     def target_shown(self) -> str:
         """Where it goes, for people."""
         return cursors.display(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class TryView:
+    """What one try of a load did in a DAG run, from the ledger.
+
+    Attributes:
+        try_number: which try.
+        kept: chunks that earlier tries of the run had loaded.
+        chunks: chunks it loaded.
+        rows: rows it loaded.
+        first: where it went on (exclusive), canonical cursor text.
+        last: how far it came (inclusive).
+        started_at: when it began with its first chunk.
+        seconds: from then to its last commit.
+    """
+
+    try_number: int
+    kept: int
+    chunks: int
+    rows: int
+    first: str
+    last: str
+    started_at: dt.datetime
+    seconds: float
+
+    @property
+    def first_shown(self) -> str:
+        """Where it went on, for people."""
+        return cursors.display(self.first)
+
+    @property
+    def last_shown(self) -> str:
+        """How far it came, for people."""
+        return cursors.display(self.last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.insights.diagnosis import diagnose
 from airflow_checkpoint_etl.insights.facts import Speed, Staged, lag_of
 from airflow_checkpoint_etl.insights.views import (
     MOST,
     LaneInsight,
+    LaneOfRun,
     LaneSummary,
     Page,
     Position,
@@ -22,6 +24,8 @@ from airflow_checkpoint_etl.insights.words import lane_state, stage_state
 from airflow_checkpoint_etl.protocol import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_checkpoint_etl.insights.facts import LaneFacts
     from airflow_checkpoint_etl.insights.history import (
         ChunkView,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
         QuarantineView,
         RunView,
         Throughput,
+        TryView,
     )
     from airflow_checkpoint_etl.insights.views import Diagnosis
     from airflow_checkpoint_etl.ports import CheckpointStore, StageRecord
@@ -42,6 +47,9 @@ NewestInSource = Callable[[Mapping[str, Any]], str]
 
 _RECENT: Final = 20
 """Chunks over which a stage's speed is taken."""
+
+_SPARK_SECONDS: Final = 12 * 3600.0
+_SPARK_BUCKETS: Final = 24
 
 
 class WarehouseInsights(Protocol):
@@ -59,12 +67,32 @@ class WarehouseInsights(Protocol):
         """Return what is known of a lane, at most ``newest`` of each kind; None for no such lane."""
         ...
 
-    def chunks(self, lane: Lane, before: int | None, limit: int) -> list[ChunkView]:
+    def chunks(
+        self, lane: Lane, before: int | None, limit: int, run: tuple[str, str] | None = None
+    ) -> list[ChunkView]:
         """Return loaded chunks of the current chain, the newest first, below a number."""
         ...
 
     def throughput(self, lane: Lane, seconds: float, buckets: int) -> Throughput:
         """Return rows loaded in the last ``seconds``, in so many buckets."""
+        ...
+
+    def sparklines(
+        self, lanes: Sequence[Lane], seconds: float, buckets: int
+    ) -> dict[Lane, tuple[int, ...]]:
+        """Return rows loaded by lane in each of so many spans of the last ``seconds``."""
+        ...
+
+    def lanes_of(self, dag_id: str, run_id: str, limit: int) -> list[Lane]:
+        """Return the lanes that a DAG run has a goal on, by name."""
+        ...
+
+    def run(self, lane: Lane, dag_id: str, run_id: str) -> RunView | None:
+        """Return a DAG run's goal on a lane; None where it has none."""
+        ...
+
+    def tries(self, lane: Lane, dag_id: str, run_id: str, limit: int) -> list[TryView]:
+        """Return what the tries of a DAG run's load did, the newest first."""
         ...
 
     def events(self, lane: Lane, before: int | None, limit: int) -> list[EventView]:
@@ -109,17 +137,53 @@ class Insights:
         self._open_store, self._newest_in_source = open_store, newest_in_source
 
     def pipelines(
-        self, search: str = "", after: Lane | None = None, limit: int = 50
+        self,
+        search: str = "",
+        after: Lane | None = None,
+        limit: int = 50,
+        *,
+        complete: bool = False,
     ) -> list[LaneSummary]:
-        """Return lanes by pipeline and part, from the warehouse alone.
+        """Return lanes by pipeline and part, from the warehouse alone unless they are to be complete.
 
         Args:
             search: a text that the pipeline's id, its part, source or target holds, in any case.
             after: the last lane of the page before.
             limit: how many at most, up to 200.
+            complete: with the positions of the stages before the load, for which the checkpoint stores
+                are asked, and with the rows loaded in the last twelve hours.
         """
         found = self._warehouse.lanes(search, after, _page(limit))
-        return [self._summary(facts) for facts in found]
+        if not complete:
+            return [self._summary(facts) for facts in found]
+        found = self._with_stages(found, search, after, _page(limit))
+        lanes = [facts.lane for facts in found]
+        sparks = self._warehouse.sparklines(lanes, _SPARK_SECONDS, _SPARK_BUCKETS)
+        return [replace(self._summary(facts), sparkline=sparks[facts.lane]) for facts in found]
+
+    def of_run(self, dag_id: str, run_id: str, *, newest: int = 25) -> list[LaneOfRun]:
+        """Return what a DAG run did on each of its lanes, by name; at most 200 lanes.
+
+        Args:
+            dag_id: the DAG.
+            run_id: its run.
+            newest: how many chunks of each lane at most, up to 200.
+        """
+        found: list[LaneOfRun] = []
+        for lane in self._warehouse.lanes_of(dag_id, run_id, MOST):
+            reading, _ = self._read(lane, newest=1)
+            run = self._warehouse.run(lane, dag_id, run_id)
+            if reading is None or run is None:  # removed meanwhile
+                continue
+            found.append(
+                LaneOfRun(
+                    self._summary(reading.facts),
+                    run,
+                    tuple(self._warehouse.tries(lane, dag_id, run_id, MOST)),
+                    self.chunks(lane, limit=newest, run=(dag_id, run_id)).items,
+                )
+            )
+        return found
 
     def knows(self, lane: Lane) -> bool:
         """Whether this warehouse has the lane."""
@@ -162,16 +226,24 @@ class Insights:
         reading, faults = self._read(lane, newest=1)
         return None if reading is None else diagnose(reading.facts, faults)
 
-    def chunks(self, lane: Lane, *, before: int | None = None, limit: int = 50) -> Page[ChunkView]:
+    def chunks(
+        self,
+        lane: Lane,
+        *,
+        before: int | None = None,
+        limit: int = 50,
+        run: tuple[str, str] | None = None,
+    ) -> Page[ChunkView]:
         """Return loaded chunks of the current chain, the newest first.
 
         Args:
             lane: which.
             before: only chunks below this number: the ``next_token`` of the page before.
             limit: how many at most, up to 200.
+            run: only those that this DAG run loaded: its dag id and run id.
         """
         limit = _page(limit)
-        found = self._warehouse.chunks(lane, before, limit + 1)
+        found = self._warehouse.chunks(lane, before, limit + 1, run)
         token = str(found[limit - 1].seq) if len(found) > limit else None
         return Page(tuple(found[:limit]), token)
 
@@ -230,6 +302,22 @@ class Insights:
         facts = reading.facts
         staged = {stage: _staged(record, facts) for stage, record in records.items()}
         return replace(reading, facts=replace(facts, staged=staged)), faults
+
+    def _with_stages(
+        self, listed: list[LaneFacts], search: str, after: Lane | None, limit: int
+    ) -> list[LaneFacts]:
+        """Read the stores of listed lanes, and then the lanes again (I6)."""
+        records = {facts.lane: self._records(facts.lane, facts.settings)[0] for facts in listed}
+        return [
+            replace(
+                facts,
+                staged={
+                    stage: _staged(record, facts)
+                    for stage, record in records.get(facts.lane, {}).items()
+                },
+            )
+            for facts in self._warehouse.lanes(search, after, limit)
+        ]
 
     def _records(
         self, lane: Lane, settings: Mapping[str, Any]
@@ -292,7 +380,18 @@ def _stage_view(facts: LaneFacts, stage: Stage) -> StageView:
         staged_chunks=staged.chunks,
         staged_rows=staged.rows,
         staged_bytes=staged.size,
+        share=_share(facts, stage),
     )
+
+
+def _share(facts: LaneFacts, stage: Stage) -> float | None:
+    """How far a stage is in the newest run."""
+    run, position = facts.run, facts.position_of(stage)
+    if run is None or run.incarnation != facts.incarnation:
+        return None
+    if run.done or (position is not None and position.cursor == run.target):
+        return 1.0
+    return cursors.share(run.low, position.cursor, run.target) if position is not None else None
 
 
 def _staged(record: StageRecord, facts: LaneFacts) -> Staged:

@@ -14,7 +14,14 @@ from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.insights.history import Count, EventView, QuarantineView, RunView
+from airflow_checkpoint_etl.insights.history import (
+    ChunkView,
+    Count,
+    EventView,
+    QuarantineView,
+    RunView,
+    TryView,
+)
 from airflow_checkpoint_etl.protocol import Lane, Stage
 
 T = TypeVar("T")
@@ -146,6 +153,7 @@ class StageView:
         staged_chunks: chunks it has staged that are not loaded yet.
         staged_rows: rows in them.
         staged_bytes: bytes in them.
+        share: how far it is in the newest run, 0 to 1; None where that cannot be told.
     """
 
     stage: Stage
@@ -160,6 +168,7 @@ class StageView:
     staged_chunks: int = 0
     staged_rows: int = 0
     staged_bytes: int = 0
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +217,9 @@ class LaneSummary:
         target_table: the target's table.
         rows_per_second: how fast its last chunks were loaded; None where that is unknown.
         quarantined: quarantined records, counted up to 100.
-        stages: its stages, without their positions before the load.
+        stages: its stages; their positions before the load only where the list is complete.
+        sparkline: rows loaded in each half-hour of the last twelve hours, the oldest first; empty where
+            the list is not complete.
     """
 
     warehouse_conn_id: str
@@ -226,6 +237,7 @@ class LaneSummary:
     rows_per_second: float | None
     quarantined: Count
     stages: tuple[StageView, ...]
+    sparkline: tuple[int, ...] = ()
 
     @property
     def lane(self) -> Lane:
@@ -236,6 +248,23 @@ class LaneSummary:
     def target_shown(self) -> str:
         """Where the newest run ends, for people."""
         return cursors.display(self.target) if self.target else ""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOfRun:
+    """What one DAG run did on a lane.
+
+    Attributes:
+        summary: the lane as it is now, with all stages.
+        run: where the run goes.
+        tries: what the tries of its load did, the newest first.
+        chunks: the newest chunks it loaded.
+    """
+
+    summary: LaneSummary
+    run: RunView
+    tries: tuple[TryView, ...]
+    chunks: tuple[ChunkView, ...]
 
 
 @dataclass(frozen=True, slots=True)

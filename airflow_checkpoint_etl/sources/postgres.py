@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.ports import Read, Sweep
+from airflow_checkpoint_etl.ports import Read, Sweep, TableFacts
 from airflow_checkpoint_etl.sources import (
     arrow,
     catalog,
@@ -206,6 +206,14 @@ class PostgresReader:
             return bool(self._session.fetch(statement)[0][0])
 
         return self._steadily(work)
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what is read, as the catalog has it; None for a query, or before preflight."""
+        plan = self._known_plan
+        if plan is None or plan.relation is None:
+            return None
+        columns = {column.name: column.pg_type for column in plan.columns}
+        return TableFacts(plan.relation.schema, plan.relation.name, columns)
 
     def cancel(self) -> None:
         """Interrupt the running call; safe from any thread and from a signal handler."""

@@ -20,6 +20,7 @@ from airflow_checkpoint_etl.insights.history import (
     Rejected,
     RunView,
     Throughput,
+    TryView,
 )
 from airflow_checkpoint_etl.insights.reading import LaneReading
 from airflow_checkpoint_etl.insights.views import FailureView, OwnerView, Position
@@ -40,6 +41,8 @@ _LISTED: Final = 100
 _COUNTED: Final = 10_000
 """Up to how many chunks or quarantined records are looked at for one lane."""
 _REASONS: Final = 50
+_SPARKS: Final = 500
+"""Up to how many chunks are looked at for one lane's sparkline."""
 
 
 class LedgerInsights:
@@ -73,7 +76,7 @@ class LedgerInsights:
             found = self._lanes("", None, 1, _COUNTED, only=lane) if exists else []
             if not found:
                 return None
-            runs = self._session.rows(SQL["runs"], _key(lane) | {"newest": newest})
+            runs = self._session.rows(SQL["runs"], _runs_of(lane, newest))
             return LaneReading(
                 found[0],
                 tuple(_run_view(row) for row in runs),
@@ -81,10 +84,14 @@ class LedgerInsights:
                 self._quarantine(lane, None, newest, payloads=False),
             )
 
-    def chunks(self, lane: Lane, before: int | None, limit: int) -> list[ChunkView]:
+    def chunks(
+        self, lane: Lane, before: int | None, limit: int, run: tuple[str, str] | None = None
+    ) -> list[ChunkView]:
         """Return loaded chunks of the current chain, the newest first, below a number."""
+        dag_id, run_id = run or (None, None)
         with self._snapshot() as exists:
             parameters = _key(lane) | {"before": before, "limit": limit}
+            parameters |= {"dag_id": dag_id, "run_id": run_id}
             found = self._session.rows(SQL["chunks"], parameters) if exists else []
         return [ChunkView(*row) for row in found]
 
@@ -108,6 +115,40 @@ class LedgerInsights:
             ),
             is_cut,
         )
+
+    def sparklines(
+        self, lanes: Sequence[Lane], seconds: float, buckets: int
+    ) -> dict[Lane, tuple[int, ...]]:
+        """Return rows loaded by lane in each of so many spans of the last ``seconds``."""
+        loaded = {lane: [0] * buckets for lane in lanes}
+        with self._snapshot() as exists:
+            parameters = _keys(lanes) | {"bucket": seconds / buckets, "buckets": buckets}
+            parameters["limit"] = _SPARKS
+            found = self._session.rows(SQL["sparklines"], parameters) if exists else []
+        for pipeline, part, place, rows in found:
+            loaded[Lane(pipeline, part)][place] = rows
+        return {lane: tuple(rows) for lane, rows in loaded.items()}
+
+    def lanes_of(self, dag_id: str, run_id: str, limit: int) -> list[Lane]:
+        """Return the lanes that a DAG run has a goal on, by name."""
+        with self._snapshot() as exists:
+            parameters = {"dag_id": dag_id, "run_id": run_id, "limit": limit}
+            found = self._session.rows(SQL["lanes_of"], parameters) if exists else []
+        return [Lane(*row) for row in found]
+
+    def run(self, lane: Lane, dag_id: str, run_id: str) -> RunView | None:
+        """Return a DAG run's goal on a lane; None where it has none."""
+        with self._snapshot() as exists:
+            parameters = _runs_of(lane, 1, dag_id, run_id)
+            row = self._session.row(SQL["runs"], parameters) if exists else None
+        return _run_view(row) if row else None
+
+    def tries(self, lane: Lane, dag_id: str, run_id: str, limit: int) -> list[TryView]:
+        """Return what the tries of a DAG run's load did, the newest first."""
+        with self._snapshot() as exists:
+            parameters = _key(lane) | {"dag_id": dag_id, "run_id": run_id, "limit": limit}
+            found = self._session.rows(SQL["tries"], parameters) if exists else []
+        return [TryView(*row) for row in found]
 
     def events(self, lane: Lane, before: int | None, limit: int) -> list[EventView]:
         """Return events, the newest first, below an id."""
@@ -154,11 +195,7 @@ class LedgerInsights:
 
     def _stages(self, lanes: Sequence[Lane]) -> dict[Lane, dict[Stage, StageFacts]]:
         found: dict[Lane, dict[Stage, StageFacts]] = {lane: {} for lane in lanes}
-        parameters = {
-            "pipelines": [lane.pipeline for lane in lanes],
-            "parts": [lane.part for lane in lanes],
-        }
-        for pipeline, part, stage, *rest in self._session.rows(SQL["stages"], parameters):
+        for pipeline, part, stage, *rest in self._session.rows(SQL["stages"], _keys(lanes)):
             found[Lane(pipeline, part)][Stage(stage)] = _stage_facts(Stage(stage), rest)
         return found
 
@@ -196,6 +233,19 @@ class LedgerInsights:
 
 def _key(lane: Lane) -> dict[str, Any]:
     return {"pipeline": lane.pipeline, "part": lane.part}
+
+
+def _runs_of(
+    lane: Lane, newest: int, dag_id: str | None = None, run_id: str | None = None
+) -> dict[str, Any]:
+    return _key(lane) | {"newest": newest, "dag_id": dag_id, "run_id": run_id}
+
+
+def _keys(lanes: Sequence[Lane]) -> dict[str, Any]:
+    return {
+        "pipelines": [lane.pipeline for lane in lanes],
+        "parts": [lane.part for lane in lanes],
+    }
 
 
 def _literally(text: str) -> str:

@@ -79,13 +79,14 @@ from checkpoint_etl.stage
 where (pipeline, part) in (select * from unnest(%(pipelines)s::text[], %(parts)s::text[]));
 
 -- name: runs
--- The newest DAG runs, with what they loaded.
+-- The newest DAG runs, or one, with what they loaded.
 select run.dag_id, run.run_id, run.low, run.target, run.done, count(ledger.id),
        coalesce(sum(ledger.rows), 0)::bigint, coalesce(sum(ledger.rows_rejected), 0)::bigint,
        run.stored_at, run.settled_at, run.finished_at, run.incarnation
 from (select *
       from checkpoint_etl.run
       where pipeline = %(pipeline)s and part = %(part)s
+        and (%(dag_id)s::text is null or (dag_id, run_id) = (%(dag_id)s, %(run_id)s))
       order by stored_at desc
       limit %(newest)s) as run
 left join checkpoint_etl.ledger
@@ -102,7 +103,47 @@ select seq, low, high, rows_in, rows, rows_rejected, generation, dag_id, run_id,
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null
   and (%(before)s::bigint is null or seq < %(before)s)
+  and (%(dag_id)s::text is null or (dag_id, run_id) = (%(dag_id)s, %(run_id)s))
 order by seq desc
+limit %(limit)s;
+
+-- name: sparklines
+-- Rows loaded lately by lane, from the newest chunks of each; spans without any are left out.
+select lane.pipeline, lane.part, recent.place, sum(recent.rows)::bigint
+from unnest(%(pipelines)s::text[], %(parts)s::text[]) as lane (pipeline, part)
+cross join lateral (
+    select rows,
+           %(buckets)s - 1
+           - floor(extract(epoch from clock_timestamp() - loaded_at) / %(bucket)s)::integer as place
+    from (select rows, loaded_at
+          from checkpoint_etl.ledger
+          where ledger.pipeline = lane.pipeline and ledger.part = lane.part and rewound_at is null
+          order by seq desc
+          limit %(limit)s) as newest
+) as recent
+where recent.place between 0 and %(buckets)s - 1
+group by lane.pipeline, lane.part, recent.place;
+
+-- name: lanes_of
+-- The lanes that a DAG run has a goal on.
+select pipeline, part
+from checkpoint_etl.run
+where dag_id = %(dag_id)s and run_id = %(run_id)s
+order by pipeline, part
+limit %(limit)s;
+
+-- name: tries
+-- What the tries of a DAG run's load did, the newest first, with what earlier ones had done.
+select try_number,
+       (sum(count(*)) over (order by min(seq)) - count(*))::bigint,
+       count(*), sum(rows)::bigint,
+       (array_agg(low order by seq))[1], (array_agg(high order by seq desc))[1],
+       min(started_at), extract(epoch from max(loaded_at) - min(started_at))::float8
+from checkpoint_etl.ledger
+where dag_id = %(dag_id)s and run_id = %(run_id)s and pipeline = %(pipeline)s and part = %(part)s
+  and rewound_at is null
+group by try_number
+order by min(seq) desc
 limit %(limit)s;
 
 -- name: throughput

@@ -63,6 +63,7 @@ create table checkpoint_etl.run (
     primary key (pipeline, part, dag_id, run_id)
 );
 create index run_by_lane on checkpoint_etl.run (pipeline, part, stored_at desc);
+create index run_by_run on checkpoint_etl.run (dag_id, run_id);
 create index run_complete on checkpoint_etl.run (pipeline, part, incarnation, settled_at desc) where done;
 
 -- One row per loaded chunk, written in the transaction that writes its rows.

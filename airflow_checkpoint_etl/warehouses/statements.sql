@@ -17,6 +17,12 @@ set rewound_at = coalesce(ledger.rewound_at, clock_timestamp()), abandoned = tru
 from made
 where ledger.pipeline = made.pipeline and ledger.part = made.part and not ledger.abandoned;
 
+-- name: start_lane_anew
+-- A lane that was reset starts where the pipeline now says, as long as no extract has taken it up.
+update checkpoint_etl.lane
+set cursor = %(cursor)s
+where pipeline = %(pipeline)s and part = %(part)s and fingerprint = '' and seq = 0;
+
 -- name: newest_ledger_id
 -- The newest id that the ledger gave out.
 select coalesce(pg_sequence_last_value(
@@ -153,8 +159,10 @@ where pipeline = %(pipeline)s and part = %(part)s
   and (settings <> %(settings)s::jsonb or fingerprint = '');
 
 -- name: read_run
--- This DAG run's goal.
-select low, target, incarnation, swept, done, clear_number
+-- This DAG run's goal, and how many seconds ago its bound was taken (null: it promises nothing).
+select low, target, incarnation, swept, done, clear_number,
+       case when settled_at > 'epoch'
+            then extract(epoch from clock_timestamp() - settled_at)::float8 end
 from checkpoint_etl.run
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
 
@@ -182,7 +190,9 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
     done = false,
     stored_at = clock_timestamp(),
     finished_at = null
-returning low, target, incarnation, swept, done, clear_number;
+returning low, target, incarnation, swept, done, clear_number,
+          case when settled_at > 'epoch'
+               then extract(epoch from clock_timestamp() - settled_at)::float8 end;
 
 -- name: shorten_target
 -- A budgeted extract stopped before its target: the run ends where it stopped. There are rows above
