@@ -280,6 +280,7 @@ class StageRunner:
 
     def _check(self) -> None:
         """Between two chunks: were we asked to stop, or taken over?"""
+        self._notes.moved()
         if self._stop.is_set():
             raise CancelledError
         if self._keeper is not None and self._keeper.lost:
