@@ -275,6 +275,13 @@ class PostgresSource:
         return (self.cursor,) if isinstance(self.cursor, str) else self.cursor
 
     @property
+    def read_columns(self) -> tuple[str, ...] | None:
+        """The columns that are read, the cursor's among them; None: all that there are."""
+        if self.columns is None:
+            return None
+        return tuple(dict.fromkeys((*self.columns, *self.cursor_columns)))
+
+    @property
     def max_chunk_bytes(self) -> int:
         """``chunk_bytes`` as a number."""
         return parse_size(self.chunk_bytes, "chunk_bytes")

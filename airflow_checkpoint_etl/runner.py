@@ -132,9 +132,17 @@ class StageRunner:
 
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
-        if transformer is not None and self._attempt.policy.quarantines:
+        if transformer is None:
+            return self._transform(None)
+        if self._attempt.policy.quarantines:
             transformer = transformer.rejecting()
         self._transformer = transformer
+        if self._stop.is_set():  # before there was one to cancel
+            transformer.cancel()
+        with transformer.at_work():
+            return self._transform(transformer)
+
+    def _transform(self, transformer: Transformer | None) -> Summary:
         self._preflight()
         with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
             run = self._goals.given(claim)
