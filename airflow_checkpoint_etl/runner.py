@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import guarantee
+from airflow_checkpoint_etl.ahead import Ahead
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
@@ -31,7 +32,7 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
-from airflow_checkpoint_etl.ports import LaneSpec, Run
+from airflow_checkpoint_etl.ports import LaneSpec, Read, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Tally
@@ -76,6 +77,7 @@ class StageRunner:
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
+        self._reading: Ahead[Read]
 
     def stop(self) -> None:
         """Ask the attempt to end: sets the flags; running statements are interrupted."""
@@ -105,7 +107,10 @@ class StageRunner:
             {**settings, "settle": facts.settle, "guarantee": str(promised)},
             facts.accepts_reset,
         )
-        with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
+        with (
+            self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress),
+            Ahead[Read](f"read-{self._lane}", self._ports.source.cancel) as self._reading,
+        ):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
             run = self._goals.settle(claim, checkpoint.frontier)
@@ -122,6 +127,7 @@ class StageRunner:
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._reading.discard()
                     checkpoint = self._recovery.extract(claim).checkpoint
                     continue
                 if chunk.seq > furthest:  # a chunk made again is no progress
@@ -144,7 +150,10 @@ class StageRunner:
 
     def _transform(self, transformer: Transformer | None) -> Summary:
         self._preflight()
-        with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
+        with (
+            self._working(Stage.TRANSFORM, self._spec()) as (claim, progress),
+            self._files.reading_ahead(),
+        ):
             run = self._goals.given(claim)
             is_done = partial(self._goals.is_reached, run=run)
             resumed = self._recovery.transform(claim, is_done)
@@ -156,10 +165,14 @@ class StageRunner:
                 self._check()
                 source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    chunk = self._transform_chunk(claim, checkpoint, source, transformer, tally)
+                    then = resumed.sources.get(source.seq + 1)
+                    chunk = self._transform_chunk(
+                        claim, checkpoint, source, then, transformer, tally
+                    )
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._files.forget()
                     resumed = self._recovery.transform(claim, is_done)
                     checkpoint = resumed.checkpoint
                     tally = self._tally(claim, resumed.kept)
@@ -174,7 +187,10 @@ class StageRunner:
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
-        with self._working(Stage.LOAD, self._spec()) as (claim, progress):
+        with (
+            self._working(Stage.LOAD, self._spec()) as (claim, progress),
+            self._files.reading_ahead(),
+        ):
             run = self._goals.given(claim)
             resumed = self._recovery.load(claim)
             checkpoint = resumed.checkpoint
@@ -186,9 +202,11 @@ class StageRunner:
                 self._check()
                 chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    checkpoint = self._load_chunk(claim, checkpoint, chunk, progress)
+                    then = resumed.sources.get(chunk.seq + 1)
+                    checkpoint = self._load_chunk(claim, checkpoint, chunk, then, progress)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._files.forget()
                     resumed = self._recovery.load(claim)
                     checkpoint = resumed.checkpoint
                     continue
@@ -358,7 +376,7 @@ class StageRunner:
             fence=claim.fence,
         )
         if is_swept(frontier.swept, run.swept):
-            read = self._ports.source.read(frontier.cursor, run.target)
+            read = self._read(frontier.cursor, run.target)
             table, chunk = read.table, replace(chunk, high=read.high)
         else:
             sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
@@ -368,6 +386,17 @@ class StageRunner:
         return self._files.put(
             claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
+
+    def _read(self, low: str, target: str) -> Read:
+        """Return the next rows, and begin to read those after them while these are staged."""
+
+        def reading(low: str) -> Callable[[], Read]:
+            return partial(self._ports.source.read, low, target)
+
+        read = self._reading.take((low, target), reading(low))
+        if read.high not in {low, target}:
+            self._reading.start((read.high, target), reading(read.high))
+        return read
 
     def _tally(self, claim: Claim, kept: Iterable[Chunk]) -> Tally:
         """What this run has read and rejected: loaded by an earlier try, or staged and kept."""
@@ -383,6 +412,7 @@ class StageRunner:
         claim: Claim,
         checkpoint: Checkpoint,
         source: Chunk,
+        then: Chunk | None,
         transformer: Transformer | None,
         tally: Tally,
     ) -> Chunk:
@@ -398,7 +428,7 @@ class StageRunner:
         )
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
-        table = self._fetch(claim, source).table
+        table = self._fetch(claim, source, then).table
         failpoint("transform.before_apply")
         made = transformer.apply(table, checkpoint.state, source)
         failpoint("transform.after_apply")
@@ -423,9 +453,9 @@ class StageRunner:
         failpoint(f"{claim.stage}.after_append")
         return advanced
 
-    def _fetch(self, claim: Claim, chunk: Chunk) -> StagedFile:
+    def _fetch(self, claim: Claim, chunk: Chunk, then: Chunk | None) -> StagedFile:
         try:
-            return self._files.get(chunk)
+            return self._files.get(chunk, then)
         except StagedChunkError:
             # A successor may have loaded and collected it: then the file is not what is wrong.
             self._confirm(claim)
@@ -435,11 +465,16 @@ class StageRunner:
     # --- L, L6 and G ------------------------------------------------------------------------------
 
     def _load_chunk(
-        self, claim: Claim, checkpoint: Checkpoint, chunk: Chunk, progress: Progress
+        self,
+        claim: Claim,
+        checkpoint: Checkpoint,
+        chunk: Chunk,
+        then: Chunk | None,
+        progress: Progress,
     ) -> Checkpoint:
         """L1-L5: one chunk, one transaction; a chunk that an earlier attempt loaded is skipped."""
         advanced = checkpoint.advance(chunk, at=now())
-        staged = self._fetch(claim, chunk)
+        staged = self._fetch(claim, chunk, then)
         failpoint("load.before_load")
         try:
             loaded = self._ports.warehouse.load(
