@@ -27,22 +27,30 @@ Columns = dict[str, list[Any]]
 """Values by column; the lists are of one length."""
 
 SLICE: Final = 2000
-"""Records that are made at a time."""
+"""Records that are made at a time, at most."""
+
+_SLICE_BYTES: Final = 4 << 20
+"""Bytes in Arrow of the records that are made at a time, more or less."""
 
 _ZONES: Final = frozenset({None, "UTC"})
 _set_int: Final = UUID.__dict__["int"].__set__
 _set_safe: Final = UUID.__dict__["is_safe"].__set__
 
 
-def slices(
-    table: pa.Table, names: Sequence[str], size: int = SLICE
-) -> Iterator[tuple[range, Columns]]:
+def rows_in(table: pa.Table, rows: int, size: int) -> int:
+    """Return how many rows to take at a time: at most ``rows``, and of about ``size`` bytes."""
+    per_row: int = table.nbytes // max(1, table.num_rows)
+    return max(1, min(rows, size // max(1, per_row)))
+
+
+def slices(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[range, Columns]]:
     """Yield a chunk's rows slice by slice: their positions, and their values by column.
 
     Raises:
         ValueNotCarriedError: a value is none that Python has; see :func:`to_python`.
     """
     wanted = table.select(list(names))
+    size = rows_in(wanted, SLICE, _SLICE_BYTES)
     for first in range(0, table.num_rows, size):
         piece = wanted.slice(first, size)
         yield range(first, first + piece.num_rows), to_columns(piece)

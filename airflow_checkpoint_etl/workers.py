@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from airflow_checkpoint_etl.errors import CancelledError, CheckpointEtlError, TransformError
 from airflow_checkpoint_etl.record_calls import Failure, Part
-from airflow_checkpoint_etl.values import SLICE, slices
+from airflow_checkpoint_etl.values import SLICE, rows_in, slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.record_calls import RecordCaller
 
 _ROWS: Final = 2 * SLICE
-"""Records that a worker is given at a time."""
+_BYTES: Final = 4 << 20
+"""Records that a worker is given at a time, and how large they are at most."""
 
 _WATCH_SECONDS: Final = 0.2
 _END_SECONDS: Final = 1.0
@@ -86,13 +87,14 @@ class Workers:
             CancelledError: cancelled meanwhile.
         """
         under_way: list[_Worker] = []
+        size = rows_in(table, _ROWS, _BYTES)
         try:
-            for number, first in enumerate(range(0, table.num_rows, _ROWS)):
+            for number, first in enumerate(range(0, table.num_rows, size)):
                 worker = self._workers[number % self._count]
                 if worker in under_way:
                     under_way.remove(worker)
                     yield self._result(worker)
-                worker.send(first, table.slice(first, _ROWS))
+                worker.send(first, table.slice(first, size))
                 under_way.append(worker)
             while under_way:
                 yield self._result(under_way.pop(0))

@@ -83,16 +83,17 @@ def test_leaving_the_block_waits_for_what_is_under_way():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("test")]
 
 
-class Reason(Exception):
-    """What ends a block."""
-
-
 def test_an_exception_interrupts_what_is_under_way_and_is_the_one_that_is_raised():
     work = Work()
-    with pytest.raises(Reason), Ahead("test", interrupt=work.go.set) as ahead:
-        ahead.start(1, work)
-        assert work.begun.wait(10)
-        raise Reason
+
+    def leave():
+        with Ahead("test", interrupt=work.go.set) as ahead:
+            ahead.start(1, work)
+            assert work.begun.wait(10)
+            fail()
+
+    with pytest.raises(ConnectionError, match="the source is gone"):
+        leave()
     assert work.running == 0
 
 
