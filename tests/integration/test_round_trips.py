@@ -11,7 +11,7 @@ import pytest
 
 from tests import support
 
-MOST = {"extract": 4, "transform": 6, "load": 14}
+MOST = {"extract": 3, "transform": 5, "load": 11}
 """Round trips of psycopg's connections for one chunk, with every store in PostgreSQL."""
 
 
