@@ -123,7 +123,9 @@ class StageRunner:
                     run = self._shorten(claim, progress, checkpoint.frontier)
                     break
                 try:
-                    chunk = self._extract_chunk(claim, checkpoint.frontier, run)
+                    most = self._attempt.max_rows
+                    left = None if most is None else most - progress.rows_in
+                    chunk = self._extract_chunk(claim, checkpoint.frontier, run, left)
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
@@ -360,7 +362,7 @@ class StageRunner:
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 
-    def _extract_chunk(self, claim: Claim, frontier: Frontier, run: Run) -> Chunk:
+    def _extract_chunk(self, claim: Claim, frontier: Frontier, run: Run, left: int | None) -> Chunk:
         """E1, E2: read the next rows, late ones from below the frontier first, and stage them."""
         failpoint("extract.before_read")
         chunk = Chunk(
@@ -376,7 +378,7 @@ class StageRunner:
             fence=claim.fence,
         )
         if is_swept(frontier.swept, run.swept):
-            read = self._read(frontier.cursor, run.target)
+            read = self._read(frontier.cursor, run.target, left)
             table, chunk = read.table, replace(chunk, high=read.high)
         else:
             sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
@@ -387,14 +389,18 @@ class StageRunner:
             claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
 
-    def _read(self, low: str, target: str) -> Read:
-        """Return the next rows, and begin to read those after them while these are staged."""
+    def _read(self, low: str, target: str, left: int | None) -> Read:
+        """Return the next rows, and begin to read those after them while these are staged.
+
+        Unless they are the last ones that the run's budget has ``left``.
+        """
 
         def reading(low: str) -> Callable[[], Read]:
             return partial(self._ports.source.read, low, target)
 
         read = self._reading.take((low, target), reading(low))
-        if read.high not in {low, target}:
+        is_last = read.high in {low, target} or (left is not None and read.table.num_rows >= left)
+        if not is_last:
             self._reading.start((read.high, target), reading(read.high))
         return read
 

@@ -72,6 +72,14 @@ def test_no_more_than_one_chunk_is_read_ahead(world, running):
     assert max(ahead) <= 2  # the one at hand, and one
 
 
+def test_nothing_is_read_beyond_a_budget_of_rows(world, running):
+    world.attempt["max_rows"] = 300
+    runner, ports = running("extract")
+    reads = watch(ports.source, "read", lambda *_: None)
+    assert runner.extract().rows == 300
+    assert len(reads) == 3
+
+
 def test_a_read_that_fails_ahead_fails_after_the_chunk_before_it_is_kept(world, running):
     runner, ports = running("extract")
 
