@@ -59,6 +59,8 @@ class TargetFacts:
         row_security: whether row-level security applies to the role.
         privileges: which of insert, select, update the role has on the table, and ``temporary`` on
             the database.
+        is_unlogged: whether a crash of the server empties it, or a partition of it.
+        is_remote: whether a partition is a foreign table, which commits by itself.
     """
 
     oid: int
@@ -68,6 +70,8 @@ class TargetFacts:
     unique_keys: frozenset[frozenset[str]] = field(default_factory=frozenset)
     row_security: bool = False
     privileges: frozenset[str] = field(default_factory=frozenset)
+    is_unlogged: bool = False
+    is_remote: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -180,7 +184,7 @@ def _in_one_trip(
 def _facts(found: Sequence[Row], columns: Sequence[Row], keys: Sequence[Row]) -> TargetFacts | None:
     if not found:
         return None
-    oid, schema, name, kind, row_security, insert, select, update, temporary = found[0]
+    oid, schema, name, kind, row_security, insert, select, update, temporary, *odd = found[0]
     if kind not in _TABLES:
         message = (
             f"target {quoted(schema, name)} is {_KINDS.get(kind, 'no table')}; "
@@ -196,6 +200,8 @@ def _facts(found: Sequence[Row], columns: Sequence[Row], keys: Sequence[Row]) ->
         unique_keys=frozenset(frozenset(row[0]) for row in keys),
         row_security=row_security,
         privileges=frozenset(name for name, has in granted.items() if has),
+        is_unlogged=odd[0],
+        is_remote=odd[1],
     )
 
 
