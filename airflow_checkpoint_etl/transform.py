@@ -164,9 +164,10 @@ class CallableTransformer:
     def at_work(self) -> Iterator[None]:
         """Fork the worker processes, if there are to be any, and end them with the block.
 
-        Entered before the stage opens a connection or starts a thread: a child shares neither.
+        Entered before the stage opens a connection or starts a thread: a child shares neither. Within
+        another one of this transformer it does nothing.
         """
-        if self._processes is None:
+        if self._processes is None or self._workers is not None:
             yield
             return
         with Workers(self._processes, self._caller) as workers:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.progress import Summary
+    from airflow_checkpoint_etl.transform import Transformer
 
 OnBusy = Literal["wait", "skip", "fail"]
 
@@ -310,23 +311,31 @@ class CheckpointTransformOperator(CheckpointStageOperator):
         self.output_columns = output_columns
         self.columns = columns
         self.processes = processes
+        self._transformer: Transformer | None = None
 
-    def _run(self, runner: StageRunner) -> Summary:
+    def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
         if self.python_callable is None:
-            return runner.transform(None)
+            return super()._execute(context, waiting_since)
         from airflow_checkpoint_etl.transform import CallableTransformer  # noqa: PLC0415
 
-        return runner.transform(
-            CallableTransformer(
-                self.python_callable,
-                self.mode,
-                self.initial_state,
-                self.output_columns,
-                self.pipeline.source.cursor_columns,
-                columns=self.columns,
-                processes=self.processes,
-            )
+        transformer = CallableTransformer(
+            self.python_callable,
+            self.mode,
+            self.initial_state,
+            self.output_columns,
+            self.pipeline.source.cursor_columns,
+            columns=self.columns,
+            processes=self.processes,
         )
+        self._transformer = (
+            transformer.rejecting() if self.pipeline.policy.quarantines else transformer
+        )
+        # Worker processes are forked first of all: before there is a connection, or an observer's thread.
+        with self._transformer.at_work():
+            return super()._execute(context, waiting_since)
+
+    def _run(self, runner: StageRunner) -> Summary:
+        return runner.transform(self._transformer)
 
 
 class CheckpointLoadOperator(CheckpointStageOperator):
