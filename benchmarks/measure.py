@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 READY_SECONDS: Final = 120.0
@@ -177,7 +177,7 @@ def measured(
 
 
 def measured_together(
-    functions: list[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str]
+    functions: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str]
 ) -> list[Measured]:
     """Run several functions at once, each in its process, started when all are ready."""
     with _children(functions, environment) as children:
@@ -190,7 +190,7 @@ def measured_together(
 
 @contextlib.contextmanager
 def _children(
-    functions: list[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str]
+    functions: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str]
 ) -> Iterator[list[Child]]:
     with contextlib.ExitStack() as stack:
         yield [

@@ -57,6 +57,8 @@ create table checkpoint_etl.run (
     finished_at  timestamptz,
     primary key (pipeline, part, dag_id, run_id)
 );
+-- An hourly pipeline has some ten thousand runs a year, and sensors ask for the newest again and again.
+create index run_by_settled on checkpoint_etl.run (pipeline, part, settled_at);
 
 -- One row per loaded chunk, written in the transaction that writes its rows.
 create table checkpoint_etl.ledger (
@@ -94,7 +96,8 @@ create table checkpoint_etl.ledger (
 create unique index ledger_chain on checkpoint_etl.ledger (pipeline, part, seq)
     where rewound_at is null;
 create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
-create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
+-- Down to the lane: a mapped DAG run has the chunks of a thousand lanes under one run id.
+create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id, pipeline, part);
 
 -- Rejected records, committed in the load transaction of their chunk.
 create table checkpoint_etl.quarantine (
