@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import table, transfer
-from benchmarks.result import Failure
+from benchmarks import memory, overhead, reading, start, table, transfer
+from benchmarks.result import Failure, Result
+from benchmarks.scale import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +38,10 @@ class Options:
     peer_folder: Path | None
     console: Console
     quick: bool = False
+
+    def say(self, words: str) -> None:
+        """Tell how far it is."""
+        self.console.print(words, markup=False, highlight=False)
 
 
 def measure_transfer(bench: Bench, options: Options) -> dict[str, Any]:
@@ -71,7 +76,53 @@ def measure_transfer(bench: Bench, options: Options) -> dict[str, Any]:
     }
 
 
+def measure_overhead(bench: Bench, options: Options) -> dict[str, Any]:
+    """Time the protocol's steps, and count what the servers are asked."""
+    with options.console.status("the protocol's steps"):
+        return {
+            "chunks": overhead.LANES * overhead.CHUNKS,
+            "milliseconds": overhead.milliseconds(bench),
+            "wire": overhead.wire(bench),
+        }
+
+
+def measure_start(bench: Bench, options: Options) -> dict[str, Any]:
+    """Time what starting costs beyond Airflow."""
+    with options.console.status("processes that start"):
+        return {
+            "parse": start.parse_seconds(2 * options.repetitions + 1),
+            "resume": start.resume_seconds(bench, options.repetitions),
+            "parse_goal": start.PARSE_GOAL,
+            "resume_goal": start.RESUME_GOAL,
+            "chunk_rows": start.CHUNK_ROWS,
+        }
+
+
+def measure_memory(bench: Bench, options: Options) -> dict[str, Any]:
+    """Move ever larger tables."""
+    sizes = [size // 40 for size in memory.SIZES] if options.quick else memory.SIZES
+    return {"results": memory.by_size(bench, sizes, options.say)}
+
+
+def measure_insights(bench: Bench, options: Options) -> dict[str, Any]:
+    """Ask the read model over many lanes."""
+    with options.console.status("the read model"):
+        return reading.measure(bench)
+
+
+def measure_scale(bench: Bench, options: Options) -> dict[str, Any]:
+    """Drive many lanes beside long histories."""
+    plan = simulate.SMALL if options.quick else simulate.Plan()
+    return simulate.simulate(bench, plan, options.say)
+
+
 MEASURES: Final[Mapping[str, Callable[[Bench, Options], dict[str, Any]]]] = {
-    "transfer": measure_transfer
+    "transfer": measure_transfer,
+    "overhead": measure_overhead,
+    "start": measure_start,
+    "insights": measure_insights,
+    "memory": measure_memory,
+    "scale": measure_scale,
 }
-DEFAULT: Final = ("transfer",)
+DEFAULT: Final = ("transfer", "overhead", "start", "insights")
+"""What is measured when nothing is named; memory and scale take ten minutes and more each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -15,7 +15,7 @@ import redis
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 POSTGRES_SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -48,10 +48,12 @@ class Bench:
     Attributes:
         postgres: the server of source, warehouse and PostgreSQL checkpoints, each its own database.
         valkey: the Redis-speaking server.
+        relays: ports of relays in front of them, by what a connection is for.
     """
 
     postgres: PostgresServer
     valkey: ValkeyServer
+    relays: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -76,11 +78,19 @@ class Bench:
 
     def connections(self) -> dict[str, str]:
         """Return Airflow's connections, as environment variables."""
+        user = self.postgres.user
+        ports = {
+            "shop": self.postgres.port,
+            "dwh": self.postgres.port,
+            "checkpoints": self.postgres.port,
+            "redis": self.valkey.port,
+            **self.relays,
+        }
         return {
-            "AIRFLOW_CONN_SHOP": self.postgres.airflow_uri("shop"),
-            "AIRFLOW_CONN_DWH": self.postgres.airflow_uri("dwh"),
-            "AIRFLOW_CONN_CHECKPOINTS": self.postgres.airflow_uri("checkpoints"),
-            "AIRFLOW_CONN_REDIS": self.valkey.airflow_uri(),
+            f"AIRFLOW_CONN_{name.upper()}": f"redis://{HOST}:{port}/"
+            if name == "redis"
+            else f"postgres://{user}@{HOST}:{port}/{name}"
+            for name, port in ports.items()
         }
 
     def client(self) -> redis.Redis:

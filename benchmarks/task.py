@@ -22,6 +22,9 @@ os.environ |= {
 import airflow_checkpoint_etl as package  # noqa: E402
 from benchmarks import functions  # noqa: E402
 
+for _name in package.__all__:  # as the DAG file that Airflow has read by then
+    getattr(package, _name)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psycopg
 
 from airflow_checkpoint_etl.postgres import Session, read_statements
 from airflow_checkpoint_etl.warehouses.ledger import Ledger
-
-if TYPE_CHECKING:
-    from typing import LiteralString
 
 SQL: Final = read_statements("benchmarks.scale", "prefill.sql")
 _INDEXES: Final = """
@@ -41,22 +38,18 @@ def fill(dsn: str, lanes: int, from_chunk: int, to_chunk: int) -> None:
         indexes = connection.execute(_INDEXES).fetchall()
         for _, name, constraint, _ in indexes:
             connection.execute(
-                _text(
-                    f"alter table checkpoint_etl.ledger drop constraint {constraint}"
-                    if constraint
-                    else f"drop index {name}"
-                )
+                f"alter table checkpoint_etl.ledger drop constraint {constraint}"
+                if constraint
+                else f"drop index {name}"
             )
         if to_chunk > from_chunk:
             connection.execute(SQL["ledger"], values)
             connection.execute(SQL["runs"], values)
         for definition, _, constraint, rule in indexes:
             connection.execute(
-                _text(
-                    f"alter table checkpoint_etl.ledger add constraint {constraint} {rule}"
-                    if constraint
-                    else definition
-                )
+                f"alter table checkpoint_etl.ledger add constraint {constraint} {rule}"
+                if constraint
+                else definition
             )
         connection.execute("vacuum (analyze) checkpoint_etl.ledger, checkpoint_etl.lane")
         connection.execute("vacuum (analyze) checkpoint_etl.run")
@@ -68,8 +61,3 @@ def stand(dsn: str, lanes: int, chunk: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(SQL["lanes"], {"lanes": lanes, "chunks": chunk})
         connection.execute("checkpoint")
-
-
-def _text(statement: str) -> LiteralString:
-    """A statement that the catalog gave."""
-    return statement  # type: ignore[return-value]
