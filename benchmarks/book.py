@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import report, sections
+from benchmarks.scale import report as scaling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 RAW: Final = "benchmarks.json"
 PAGE: Final = "benchmarks.md"
+SCALING: Final = "scaling.md"
 
 
 class Book:
@@ -60,9 +62,19 @@ class Book:
             section = self.sections.get(case)
             if section is not None:
                 parts.append(f"{render(section['found'])}\n\n{_measured_on(section)}")
+        self._write_scaling()
         page = self._folder / PAGE
         page.write_text("\n\n".join(parts).rstrip() + "\n")
         return page
+
+    def _write_scaling(self) -> None:
+        """Write the page about scaling, once everything is measured that its model rests on."""
+        if any(case not in self.sections for case in scaling.NEEDED):
+            return
+        found = {case: self.sections[case]["found"] for case in scaling.NEEDED}
+        text = sections.page("scaling", **scaling.values(found))
+        measured = _measured_on(self.sections["scale"])
+        (self._folder / SCALING).write_text(f"{text}\n\n{measured}\n")
 
 
 def _measured_on(section: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -30,9 +31,11 @@ def run(bench: Bench, case: Case, rows: int) -> Result:
     """
     bench.clear()
     table.create_target(bench.warehouse)
+    wal = bench.wal_bytes()
     files = tempfile.mkdtemp(prefix="checkpoint-etl-staged-")
     try:
         taken = _run_tasks(bench, case, rows, files)
+        staged = sum(path.stat().st_size for path in Path(files).rglob("*") if path.is_file())
     finally:
         shutil.rmtree(files, ignore_errors=True)
     changes = table.TRANSFORMED if case.changes else None
@@ -50,6 +53,8 @@ def run(bench: Bench, case: Case, rows: int) -> Result:
         cpu_seconds=sum(one.cpu_seconds for one in taken.values()),
         peak_bytes=max(one.peak_bytes for one in taken.values()),
         chunks=_chunks(bench),
+        staged_bytes=staged,
+        wal_bytes=bench.wal_bytes() - wal,
         verdict=table.verify(bench.source, bench.warehouse, table.TARGET, expected, changes),
     )
 

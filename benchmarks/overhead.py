@@ -59,10 +59,12 @@ def wire(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     table.create_source(bench.source, ROWS)
     for store in STORES:
         few, more = (_counts(bench, store, chunks) for chunks in (FEW, MORE))
+        connections = few.pop("connections")
         found[store] = {
             what: {name: (more[what][name] - few[what][name]) / (MORE - FEW) for name in few[what]}
             for what in few
         }
+        found[store]["connections"] = connections
     return found
 
 
@@ -85,8 +87,11 @@ def _counts(bench: Bench, store: str, chunks: int) -> dict[str, dict[str, float]
         }
         ports = {name: relay.port for name, relay in relays.items()}
         chain.run(replace(bench, relays=ports), case, ROWS)
-        round_trips = {name: float(relay.round_trips) for name, relay in relays.items()}
-    return {"round trips": round_trips, "statements": _statements(bench)}
+        return {
+            "round trips": {name: float(relay.round_trips) for name, relay in relays.items()},
+            "connections": {name: float(relay.connections) for name, relay in relays.items()},
+            "statements": _statements(bench),
+        }
 
 
 def _statements(bench: Bench) -> dict[str, float]:

@@ -33,6 +33,11 @@ class Relay:
         """Round trips of all connections so far."""
         return sum(link.turns for link in self._links)
 
+    @property
+    def connections(self) -> int:
+        """Connections that were made so far."""
+        return len(self._links)
+
     def __enter__(self) -> Self:
         self._accepting.start()
         return self

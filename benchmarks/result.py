@@ -26,6 +26,8 @@ class Result:
         peak_bytes: memory of the largest client process at its peak, above its start.
         chunks: chunks loaded; 0 where there are none.
         verdict: how the target compares with the source.
+        staged_bytes: of the files that were staged; 0 where they are elsewhere.
+        wal_bytes: that the server wrote to its log meanwhile.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Result:
     verdict: Verdict
     stages: Mapping[str, float] = field(default_factory=dict)
     chunks: int = 0
+    staged_bytes: int = 0
+    wal_bytes: int = 0
 
     @property
     def rows_a_second(self) -> float:

@@ -109,6 +109,12 @@ class Bench:
         with psycopg.connect(self.warehouse, autocommit=True) as connection:
             connection.execute("checkpoint")
 
+    def wal_bytes(self) -> int:
+        """Return how far the server's write-ahead log has come, in bytes."""
+        with psycopg.connect(self.warehouse) as connection:
+            found = connection.execute("select pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+        return int(found[0]) if found else 0
+
     def settings(self) -> dict[str, str]:
         """Return the settings that matter to speed, as the servers have them."""
         with psycopg.connect(self.source) as connection:

@@ -92,9 +92,9 @@ def _drive_all(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str
     ]
     _forget(bench, "postgres")
     bench.client().flushall()
-    wal = _wal(bench)
+    wal, memory = bench.wal_bytes(), _redis_bytes(bench)
     answers = measured_together(functions, bench.connections())
-    wal = _wal(bench) - wal
+    wal, memory = bench.wal_bytes() - wal, _redis_bytes(bench) - memory
     chunks = plan.lanes * plan.chunks
     seconds = max(one.ended for one in answers) - min(one.started for one in answers)
     say(f"{chunks:,} chunks of {plan.lanes:,} lanes in {seconds:.0f} s")
@@ -104,6 +104,7 @@ def _drive_all(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str
         "seconds": seconds,
         "workers": WORKERS,
         "wal_bytes_a_chunk": wal / chunks,
+        "redis_bytes_a_chunk": memory / (chunks / len(stores)),
         "tenths": [
             {"store": store, "ms": _tenths(answer.value)}
             for store, answer in zip(stores, answers, strict=True)
@@ -152,10 +153,8 @@ def _forget(bench: Bench, store: str) -> None:
             connection.execute("drop schema if exists checkpoint_etl cascade")
 
 
-def _wal(bench: Bench) -> int:
-    with psycopg.connect(bench.warehouse) as connection:
-        found = connection.execute("select pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
-    return int(found[0]) if found else 0
+def _redis_bytes(bench: Bench) -> int:
+    return int(bench.client().info("memory")["used_memory"])
 
 
 def _ledger_bytes(bench: Bench) -> dict[str, float]:
