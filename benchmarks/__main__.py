@@ -36,6 +36,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], help="of the ways, only the limit and this one"
     )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=11.0,
+        help="begin no repetition that would end later than this (11)",
+    )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder to write into")
     parser.add_argument(
         "--peers-folder", type=Path, help="where the peers' environments are kept (a user's cache)"
@@ -55,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peer_folder=asked.peers_folder,
         console=console,
         quick=asked.quick,
+        minutes=asked.minutes,
     )
     shown = [word for word in given if not word.startswith(("--output", "--peers-folder", "/"))]
     book = Book(asked.output, " ".join(["python -m benchmarks", *shown]))

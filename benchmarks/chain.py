@@ -39,7 +39,7 @@ def run(bench: Bench, case: Case, rows: int) -> Result:
     finally:
         shutil.rmtree(files, ignore_errors=True)
     changes = table.TRANSFORMED if case.changes else None
-    expected = table.content(bench.source, rows=rows, changes=changes)
+    expected = table.expected(bench.source, rows, changed=case.changes)
     seconds = max(one.ended for one in taken.values()) - min(one.started for one in taken.values())
     stages: dict[str, float] = {}
     for (stage, _), one in taken.items():

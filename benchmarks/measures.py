@@ -30,6 +30,7 @@ class Options:
         peer_folder: where the peers' environments are kept.
         console: takes the progress.
         quick: whether a first look is enough.
+        minutes: that the repetitions of the transfer may take.
     """
 
     rows: int
@@ -38,6 +39,7 @@ class Options:
     peer_folder: Path | None
     console: Console
     quick: bool = False
+    minutes: float = 11.0
 
     def say(self, words: str) -> None:
         """Tell how far it is."""
@@ -67,11 +69,13 @@ def measure_transfer(bench: Bench, options: Options) -> dict[str, Any]:
         ways = transfer.ways(options.rows, options.only, found, options.peer_folder)
     for failure in found.failures.values():
         console.print(f"{failure.name}: {failure.reason}", style="yellow", markup=False)
-    transfer.measure(bench, ways, options.repetitions, found, say)
+    repetitions = transfer.measure(
+        bench, ways, options.repetitions, found, say, 60.0 * options.minutes
+    )
     return {
         "rows": options.rows,
         "row_bytes": table.bytes_a_row(bench.source),
-        "repetitions": options.repetitions,
+        "repetitions": repetitions,
         **found.as_json(),
     }
 

@@ -109,6 +109,14 @@ class Bench:
         with psycopg.connect(self.warehouse, autocommit=True) as connection:
             connection.execute("checkpoint")
 
+    def warehouse_pages(self) -> int:
+        """Return how many pages the warehouse's sessions have visited, in memory or on disk."""
+        with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
+            found = connection.execute(
+                "select blks_hit + blks_read from pg_stat_database where datname = 'dwh'"
+            ).fetchone()
+        return int(found[0]) if found else 0
+
     def wal_bytes(self) -> int:
         """Return how far the server's write-ahead log has come, in bytes."""
         with psycopg.connect(self.warehouse) as connection:

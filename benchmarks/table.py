@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -95,11 +96,23 @@ def content(
     return Content(*_sum(dsn, fields, table, rows))
 
 
+@functools.cache
+def expected(dsn: str, rows: int, *, changed: bool = False) -> Content:
+    """Return what the source's first rows are to arrive as; summed once, as the source stands still.
+
+    Args:
+        dsn: the source's database.
+        rows: how many rows.
+        changed: whether a transform does to them what ``TRANSFORMED`` says.
+    """
+    return content(dsn, rows=rows, changes=TRANSFORMED if changed else None)
+
+
 def verify(
     source: str,
     target: str,
     table: str,
-    expected: Content,
+    wanted: Content,
     changes: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Compare a target with what the source holds, by row hashes; say which columns differ.
@@ -108,7 +121,7 @@ def verify(
         source: the source's database.
         target: the target's database.
         table: the target, with its schema.
-        expected: the source's content, of as many rows as were to be moved.
+        wanted: the source's content, of as many rows as were to be moved.
         changes: what a transform did to the rows, as for :func:`content`.
     """
     retyped = "; ".join(
@@ -119,16 +132,16 @@ def verify(
     except psycopg.DataError as error:
         reason = str(error).splitlines()[0]
         return Verdict(exact=False, rows=0, words=f"not readable as the source's types: {reason}")
-    if found == expected:
+    if found == wanted:
         return Verdict(exact=True, rows=found.rows, words=retyped)
-    if found.rows != expected.rows:
-        words = f"{found.rows:,} rows of {expected.rows:,}"
+    if found.rows != wanted.rows:
+        words = f"{found.rows:,} rows of {wanted.rows:,}"
         return Verdict(exact=False, rows=found.rows, words=words)
     changed = [
         name
         for name in COLUMNS
-        if _sum(source, _pair(name, changes), SOURCE, expected.rows)
-        != _sum(target, _pair(name), table, expected.rows)
+        if _sum(source, _pair(name, changes), SOURCE, wanted.rows)
+        != _sum(target, _pair(name), table, wanted.rows)
     ]
     words = f"values changed in {', '.join(changed) or 'no single column'}"
     return Verdict(exact=False, rows=found.rows, words=f"{words}; {retyped}" if retyped else words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,12 +104,19 @@ def measure(
     repetitions: int,
     transfer: Transfer,
     say: Callable[[Way, int, Result | Failure], None],
-) -> None:
+    seconds: float,
+) -> int:
     """Run every way ``repetitions`` times, each in turn, so that drift hits all of them alike.
 
-    A way that fails is reported and not tried again.
+    A way that fails is reported and not tried again. No repetition is begun that would not be over
+    within ``seconds``, the first one apart. Returns how many there were.
     """
+    started = time.monotonic()
     for repetition in range(1, repetitions + 1):
+        passed = time.monotonic() - started
+        if repetition > 1 and passed * repetition / (repetition - 1) > seconds:
+            repetitions = repetition - 1
+            break
         for way in found:
             if way.name in transfer.failures:
                 continue
@@ -124,6 +132,7 @@ def measure(
             say(way, repetition, outcome)
     for name in transfer.failures:
         transfer.results.pop(name, None)
+    return repetitions
 
 
 def _limit(bench: Bench, rows: int) -> Result:
@@ -138,7 +147,7 @@ def _limit(bench: Bench, rows: int) -> Result:
             "rows": rows,
         },
     )
-    expected = table.content(bench.source, rows=rows)
+    expected = table.expected(bench.source, rows)
     return Result(
         name=LIMIT,
         words="COPY .. BINARY piped into COPY .. BINARY",

@@ -24,7 +24,7 @@ def run(bench: Bench, peer: Peer, installed: Installed, rows: int) -> Result:
     taken = measured(
         peer.function, peer.arguments(bench, rows), bench.connections(), installed.python
     )
-    expected = table.content(bench.source, rows=rows)
+    expected = table.expected(bench.source, rows)
     return Result(
         name=peer.name,
         words=f"{peer.words} ({installed.note})" if installed.note else peer.words,

@@ -104,6 +104,7 @@ def run(
     lanes: Sequence[int],
     chunks: int,
     run_id: str,
+    seconds: float,
 ) -> dict[str, list[float]]:
     """Take each lane ``chunks`` chunks further, stage by stage; return milliseconds by what was done.
 
@@ -114,7 +115,9 @@ def run(
         lanes: the lanes' numbers.
         chunks: chunks per lane.
         run_id: the DAG run, the same for all lanes.
+        seconds: begin no further lane after this time.
     """
+    deadline = time.monotonic() + seconds
     taken: dict[str, list[float]] = defaultdict(list)
     client = redis.Redis(port=redis_port)
     store: Any
@@ -137,6 +140,8 @@ def run(
     )
     try:
         for lane in lanes:
+            if time.monotonic() > deadline:
+                break
             started = time.perf_counter()
             _drive(ports, Lane("scale", f"lane-{lane}"), lane, run_id)
             taken["chunk"].append((time.perf_counter() - started) * 1000 / chunks)

@@ -49,6 +49,7 @@ def values(sections: Mapping[str, Any]) -> dict[str, object]:
         "lanes": f"{scale['lanes']:,}",
         "history_rows": f"{longest:,}",
         "history_chunks": f"{longest // scale['lanes']:,}",
+        "driven_lanes": f"{driven['lanes']:,}",
         "driven_chunks": f"{driven['chunks']:,}",
         "driven_seconds": f"{driven['seconds']:.0f}",
         "workers": driven["workers"],
@@ -74,11 +75,14 @@ def _levels(levels: list[dict[str, Any]]) -> str:
         (
             f"{level['ledger_rows']:,}",
             _STORES[level["store"]],
+            f"{level['pages_a_chunk']:.0f}",
             *(f"{level['ms'][step]:.2f}" for step in _STEPS),
         )
         for level in levels
     ]
-    return markdown_table(("ledger rows before", "checkpoints in", *_STEPS.values()), rows)
+    return markdown_table(
+        ("ledger rows before", "checkpoints in", "pages a chunk", *_STEPS.values()), rows
+    )
 
 
 def _tenths(tenths: list[dict[str, Any]]) -> str:
@@ -100,8 +104,11 @@ def _growth(scale: Mapping[str, Any]) -> str:
         taken = [level["ms"]["chunk"] for level in scale["levels"] if level["store"] == store]
         if len(taken) > 1:
             said.append(f"{name} {taken[-1] / taken[0]:.2f}")
-    multiples = ", ".join(said)
-    return f"A chunk's cost beside the longest history, as a multiple of that beside none: {multiples}."
+    pages = [level["pages_a_chunk"] for level in scale["levels"]]
+    return (
+        "Beside the longest history, as a multiple of beside none: a chunk's pages "
+        f"{pages[-1] / pages[0]:.2f}; its milliseconds {', '.join(said)}."
+    )
 
 
 def _model(measured: capacity.Constants) -> str:

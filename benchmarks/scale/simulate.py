@@ -30,12 +30,14 @@ class Plan:
         histories: chunks of each lane's history, rising.
         probe: lanes driven beside each history.
         chunks: chunks by which a lane is driven.
+        seconds: that driving all lanes may take.
     """
 
     lanes: int = 1000
     histories: tuple[int, ...] = (0, 100, 1000, 10_000)
     probe: int = 40
     chunks: int = 50
+    seconds: float = 300.0
 
 
 SMALL: Final = Plan(lanes=100, histories=(0, 100, 1000), probe=10, chunks=20)
@@ -54,12 +56,21 @@ def simulate(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str, 
         for store in ("redis", "postgres"):
             bench.client().flushall()
             _forget(bench, store)
+            pages = bench.warehouse_pages()
             taken = measured(
                 FUNCTION,
-                _arguments(bench, store, range(plan.probe), plan.chunks, f"{store}-{history}"),
+                _arguments(bench, store, range(plan.probe), plan, f"{store}-{history}", 60.0),
             ).value
             medians = _medians(taken)
-            levels.append({"ledger_rows": rows, "store": store, "ms": medians})
+            pages = bench.warehouse_pages() - pages
+            levels.append(
+                {
+                    "ledger_rows": rows,
+                    "store": store,
+                    "ms": medians,
+                    "pages_a_chunk": pages / (len(taken["chunk"]) * plan.chunks),
+                }
+            )
             say(
                 f"  {store}: {medians['chunk']:.2f} ms a chunk, {medians['load']:.2f} of it its load"
             )
@@ -84,8 +95,9 @@ def _drive_all(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str
                 bench,
                 stores[worker % 2],
                 range(worker, plan.lanes, WORKERS),
-                plan.chunks,
+                plan,
                 "all-lanes",
+                plan.seconds,
             ),
         )
         for worker in range(WORKERS)
@@ -95,12 +107,13 @@ def _drive_all(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str
     wal, memory = bench.wal_bytes(), _redis_bytes(bench)
     answers = measured_together(functions, bench.connections())
     wal, memory = bench.wal_bytes() - wal, _redis_bytes(bench) - memory
-    chunks = plan.lanes * plan.chunks
+    lanes = sum(len(one.value["chunk"]) for one in answers)
+    chunks = lanes * plan.chunks
     seconds = max(one.ended for one in answers) - min(one.started for one in answers)
-    say(f"{chunks:,} chunks of {plan.lanes:,} lanes in {seconds:.0f} s")
+    say(f"{chunks:,} chunks of {lanes:,} lanes in {seconds:.0f} s")
     return {
         "chunks": chunks,
-        "lanes": plan.lanes,
+        "lanes": lanes,
         "seconds": seconds,
         "workers": WORKERS,
         "wal_bytes_a_chunk": wal / chunks,
@@ -112,14 +125,17 @@ def _drive_all(bench: Bench, plan: Plan, say: Callable[[str], None]) -> dict[str
     }
 
 
-def _arguments(bench: Bench, store: str, lanes: range, chunks: int, run_id: str) -> dict[str, Any]:
+def _arguments(
+    bench: Bench, store: str, lanes: range, plan: Plan, run_id: str, seconds: float
+) -> dict[str, Any]:
     return {
         "warehouse": bench.warehouse,
         "checkpoints": bench.checkpoints if store == "postgres" else None,
         "redis_port": bench.valkey.port,
         "lanes": list(lanes),
-        "chunks": chunks,
+        "chunks": plan.chunks,
         "run_id": run_id,
+        "seconds": seconds,
     }
 
 
