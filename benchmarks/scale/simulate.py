@@ -35,9 +35,9 @@ class Plan:
 
     lanes: int = 1000
     histories: tuple[int, ...] = (0, 100, 1000, 10_000)
-    probe: int = 40
+    probe: int = 8
     chunks: int = 50
-    seconds: float = 300.0
+    seconds: float = 240.0
 
 
 SMALL: Final = Plan(lanes=100, histories=(0, 100, 1000), probe=10, chunks=20)
