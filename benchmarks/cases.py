@@ -90,6 +90,11 @@ def lacks(owner: str, *options: str) -> Callable[[], str]:
     return missing
 
 
+def lacks_any(*checks: Callable[[], str]) -> Callable[[], str]:
+    """Return what says the first thing that is missing of several."""
+    return lambda: next((reason for check in checks if (reason := check())), "")
+
+
 IN_FILES: Final = {"staging": "{files}"}
 """Staging in files of a temporary folder, which the harness puts in for ``{files}``."""
 
@@ -155,6 +160,33 @@ CASES: Final = (
         {**IN_FILES, "form": "copy"},
         parts=2,
         missing=lacks("Pipeline", "form"),
+    ),
+    Case(
+        "stages at once",
+        "follow=True: every stage follows the one before while that still works",
+        (
+            EXTRACT,
+            transform(follow=True),
+            Task("load", "CheckpointLoadOperator", {"follow": True}),
+        ),
+        IN_FILES,
+        together=True,
+        missing=lacks("CheckpointLoadOperator", "follow"),
+    ),
+    Case(
+        "stages at once, copy form",
+        'follow=True and form="copy"',
+        (
+            EXTRACT,
+            transform(follow=True),
+            Task("load", "CheckpointLoadOperator", {"follow": True}),
+        ),
+        {**IN_FILES, "form": "copy"},
+        together=True,
+        missing=lacks_any(
+            lacks("CheckpointLoadOperator", "follow"),
+            lacks("Pipeline", "form"),
+        ),
     ),
     Case(
         "one task",

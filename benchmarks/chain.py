@@ -63,8 +63,14 @@ def _run_tasks(bench: Bench, case: Case, rows: int, files: str) -> dict[tuple[st
     """Run every task of every part; by stage and part."""
     with contextlib.ExitStack() as stack:
         lanes: list[list[tuple[tuple[str, str], Child]]] = []
+        states = stack.enter_context(tempfile.TemporaryDirectory()) if case.together else ""
         for number in range(case.parts):
             part, made_from = _part(case, rows, files, number)
+            tasks = [
+                {"operator": task.operator, "options": {**task.options, "part": part}}
+                for task in case.tasks
+            ]
+            arguments = {"tasks": tasks, "made_from": made_from, "states": states}
             lanes.append(
                 [
                     (
@@ -72,16 +78,12 @@ def _run_tasks(bench: Bench, case: Case, rows: int, files: str) -> dict[tuple[st
                         stack.enter_context(
                             Child(
                                 "benchmarks.task:run",
-                                {
-                                    "operator": task.operator,
-                                    "made_from": made_from,
-                                    "options": {**task.options, "part": part},
-                                },
+                                {**arguments, "index": index},
                                 bench.connections(),
                             )
                         ),
                     )
-                    for task in case.tasks
+                    for index, task in enumerate(case.tasks)
                 ]
             )
         for lane in lanes:

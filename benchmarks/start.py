@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from benchmarks import table
+from benchmarks.cases import EXTRACT, LOAD, transform
 from benchmarks.measure import ROOT, Child, MeasurementError, measured
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def _resume(bench: Bench) -> float:
     with tempfile.TemporaryDirectory(prefix="checkpoint-etl-staged-") as files:
         options = {"staging": f"file://{files}", "source": {"chunk_rows": CHUNK_ROWS}}
         environment = bench.connections()
-        for operator in ("CheckpointExtractOperator", "CheckpointTransformOperator"):
-            measured("benchmarks.task:run", _arguments(operator, options), environment)
-        load = _arguments("CheckpointLoadOperator", options)
+        for index in (0, 1):
+            measured("benchmarks.task:run", _arguments(index, options), environment)
+        load = _arguments(2, options)
         killing = {"CHECKPOINT_ETL_FAILPOINTS": f"load.before_load@{KILLED_AT}=kill"}
         with contextlib.suppress(MeasurementError):  # it dies without an answer, as it should
             measured("benchmarks.task:run", load, environment | killing)
@@ -89,8 +90,9 @@ def _resume(bench: Bench) -> float:
     return taken
 
 
-def _arguments(operator: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"operator": operator, "made_from": options, "options": {}}
+def _arguments(index: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    tasks = [{"operator": task.operator, "options": {}} for task in (EXTRACT, transform(), LOAD)]
+    return {"tasks": tasks, "index": index, "made_from": options}
 
 
 def _loaded(connection: psycopg.Connection[Any]) -> int:

@@ -6,8 +6,10 @@ when Airflow starts a task.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,12 @@ _HOME = os.environ.setdefault("AIRFLOW_HOME", tempfile.gettempdir() + "/checkpoi
 os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+    "AIRFLOW__CHECKPOINT_ETL__FOLLOW_SECONDS": "3600",  # there is nobody to defer to
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
 }
+
+from airflow.sdk import DAG  # noqa: E402
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: E402
 
 import airflow_checkpoint_etl as package  # noqa: E402
 from benchmarks import functions  # noqa: E402
@@ -26,7 +32,7 @@ for _name in package.__all__:  # as the DAG file that Airflow has read by then
     getattr(package, _name)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class _OutletEvents(dict[Any, Any]):
@@ -71,24 +77,53 @@ def pipeline(options: Mapping[str, Any]) -> package.Pipeline:
 
 
 def run(
-    operator: str,
+    tasks: Sequence[Mapping[str, Any]],
+    index: int,
     made_from: Mapping[str, Any],
-    options: Mapping[str, Any],
-    run_id: str = "run_1",
-) -> Any:
-    """Execute one operator and return its summary.
+    states: str = "",
+) -> dict[str, Any]:
+    """Execute one task of a chain and return its summary.
 
     Args:
-        operator: the operator's class, by its public name.
+        tasks: the chain's tasks: each ``operator``, a class by its public name, and its ``options``;
+            the option ``python_callable`` names one of :mod:`benchmarks.functions`.
+        index: which of them is executed.
         made_from: the pipeline, as for :func:`pipeline`.
-        options: the operator's own; ``python_callable`` names one of :mod:`benchmarks.functions`.
-        run_id: the DAG run's id.
+        states: a folder in which the tasks of the chain say that they have ended, for those that run
+            beside each other; empty when they run one after the other.
     """
-    arguments = dict(options)
-    if "python_callable" in arguments:
-        arguments["python_callable"] = getattr(functions, arguments["python_callable"])
-    part = arguments.get("part", "default")
-    task_id = f"{operator}_{part}"
-    task = getattr(package, operator)(task_id=task_id, pipeline=pipeline(made_from), **arguments)
-    summary = task.execute(context(task_id, run_id))
+    made = pipeline(made_from)
+    with DAG("benchmark", schedule=None):
+        operators = [_operator(number, task, made) for number, task in enumerate(tasks)]
+        for before, after in itertools.pairwise(operators):
+            before >> after
+    operator = operators[index]
+    if states:
+        _answer_states(Path(states))
+    summary = operator.execute(context(operator.task_id))
+    if states:
+        (Path(states) / operator.task_id).touch()
     return dict(summary) if isinstance(summary, dict) else {}
+
+
+def _operator(number: int, task: Mapping[str, Any], made: package.Pipeline) -> Any:
+    options = dict(task["options"])
+    if "python_callable" in options:
+        options["python_callable"] = getattr(functions, options["python_callable"])
+    make = getattr(package, task["operator"])
+    return make(task_id=f"task_{number}_{options.get('part', 'default')}", pipeline=made, **options)
+
+
+def _answer_states(folder: Path) -> None:
+    """Answer what a task asks Airflow about the others: one that has not ended is running."""
+
+    def get_task_states(
+        *_: Any, task_ids: Sequence[str], run_ids: Sequence[str], **__: Any
+    ) -> dict[str, dict[str, str]]:
+        found = {
+            task_id: "success" if (folder / task_id).exists() else "running" for task_id in task_ids
+        }
+        return dict.fromkeys(run_ids, found)
+
+    patched: Any = RuntimeTaskInstance
+    patched.get_task_states = staticmethod(get_task_states)

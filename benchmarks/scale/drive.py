@@ -60,8 +60,8 @@ class FakeSource(InMemorySource):
         """End the run so many chunks further."""
         return Bound(f"i8:{_number(after) + self._chunks * STEP}")
 
-    def read(self, low: str, target: str) -> Read:
-        """Read one row, at the chunk's end."""
+    def read(self, low: str, target: str, *_form: Any) -> Read:
+        """Read one row, at the chunk's end, in whatever form."""
         high = min(_number(low) + STEP, _number(target))
         return Read(pa.table([[high]], schema=self._schema), f"i8:{high}")
 

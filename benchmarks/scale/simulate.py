@@ -34,10 +34,10 @@ class Plan:
     """
 
     lanes: int = 1000
-    histories: tuple[int, ...] = (0, 100, 1000, 10_000)
-    probe: int = 8
+    histories: tuple[int, ...] = (0, 1000, 10_000)
+    probe: int = 6
     chunks: int = 50
-    seconds: float = 240.0
+    seconds: float = 150.0
 
 
 SMALL: Final = Plan(lanes=100, histories=(0, 100, 1000), probe=10, chunks=20)
