@@ -5,7 +5,6 @@ A case that uses what the installed version does not offer is skipped and report
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -74,16 +73,12 @@ def lacks(owner: str, *options: str) -> Callable[[], str]:
         if owner not in package.__all__:
             return f"this version has no {owner}"
         made = getattr(package, owner)
-        if dataclasses.is_dataclass(made):
-            known = {one.name for one in dataclasses.fields(made)}
-        else:
-            known = {
-                name
-                for base in inspect.getmro(made)
-                for name in inspect.signature(
-                    vars(base).get("__init__", object.__init__)
-                ).parameters
-            }
+        # Airflow's operators are dataclasses too, but their options are parameters of __init__ alone.
+        known = {
+            name
+            for base in inspect.getmro(made)
+            for name in inspect.signature(vars(base).get("__init__", object.__init__)).parameters
+        }
         absent = [option for option in options if option not in known]
         return f"{owner} of this version has no {', '.join(absent)}" if absent else ""
 
