@@ -117,7 +117,9 @@ def insights(found: Mapping[str, Any]) -> str:
         "insights",
         lanes=f"{found['lanes']:,}",
         chunks=f"{found['chunks']:,}",
+        long=f"{found['long']:,}",
         calls=found["calls"],
+        goal=found["goal_ms"],
         table=report.markdown_table(("call", "ms"), rows),
     )
 

@@ -17,7 +17,8 @@ select 'scale', 'lane-' || lane, 'scale', 'past-' || run, 'past', 'i8:' || run *
        '2026-01-01Z'::timestamptz + run * interval '1 hour',
        '2026-01-01Z'::timestamptz + run * interval '1 hour'
 from generate_series(%(from)s / 100, (%(chunks)s - 1) / 100) as run,
-     generate_series(0, %(lanes)s - 1) as lane;
+     generate_series(0, %(lanes)s - 1) as lane
+on conflict do nothing;
 
 -- name: ledger
 -- Their history, in the order in which it would have come: chunk after chunk, all lanes beside each other.
