@@ -65,7 +65,7 @@ def test_a_question_visits_few_pages_however_long_the_history_is(long_history, q
 
 
 @pytest.mark.parametrize(
-    ("question", "index"), [("loaded_in_run", "ledger_by_run"), ("caught_up", "run_by_settled")]
+    ("question", "index"), [("loaded_in_run", "ledger_by_run"), ("caught_up", "run_complete")]
 )
 def test_without_its_index_a_question_visits_many_pages(long_history, question, index):
     """The negative control: the history is long enough to tell."""
