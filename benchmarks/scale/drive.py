@@ -56,7 +56,7 @@ class FakeSource(InMemorySource):
         """Promise what the in-memory source promises."""
         return SourceFacts({}, Promise("memory", ("id",)), "i8:0")
 
-    def settle(self, after: str) -> Bound:
+    def settle(self, after: str, waiting: Callable[[str], None] | None = None) -> Bound:  # noqa: ARG002
         """End the run so many chunks further."""
         return Bound(f"i8:{_number(after) + self._chunks * STEP}")
 
