@@ -40,8 +40,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=float,
-        default=11.0,
-        help="begin no repetition that would end later than this (11)",
+        default=13.0,
+        help="begin no repetition that would end later than this (13)",
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder to write into")
     parser.add_argument(

@@ -100,12 +100,18 @@ CASES: Final = (
         (EXTRACT, transform(), LOAD),
         IN_FILES,
     ),
-    Case("pass-through, Redis", "the same; staged in Redis", (EXTRACT, transform(), LOAD)),
+    Case(
+        "pass-through, Redis",
+        "the same; staged in Redis",
+        (EXTRACT, transform(), LOAD),
+        share=0.25,
+    ),
     Case(
         "pass-through, PostgreSQL",
         "the same; checkpoints and staging in PostgreSQL",
         (EXTRACT, transform(), LOAD),
         {"checkpoint_conn_id": "checkpoints"},
+        share=0.25,
     ),
     Case(
         "batch transform",
@@ -120,7 +126,7 @@ CASES: Final = (
         (EXTRACT, transform(python_callable="per_record"), LOAD),
         IN_FILES,
         changes=True,
-        share=0.25,
+        share=0.1,
     ),
     Case(
         "declared columns",
@@ -132,6 +138,7 @@ CASES: Final = (
         ),
         IN_FILES,
         changes=True,
+        share=0.25,
         missing=lacks("CheckpointTransformOperator", "columns"),
     ),
     Case(

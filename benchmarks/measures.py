@@ -39,7 +39,7 @@ class Options:
     peer_folder: Path | None
     console: Console
     quick: bool = False
-    minutes: float = 11.0
+    minutes: float = 13.0
 
     def say(self, words: str) -> None:
         """Tell how far it is."""
