@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from airflow_checkpoint_etl import cursor as cursors
@@ -55,8 +56,22 @@ class Upcoming(Protocol):
         """
         ...
 
+    def after(self, chunk: Chunk) -> Chunk | None:
+        """Return the chunk that comes after one, if it is known already."""
+        ...
 
-class Left:
+
+class _Known:
+    """Chunks of the stage before, by number, as far as they are known."""
+
+    _sources: Mapping[int, Chunk] = MappingProxyType({})
+
+    def after(self, chunk: Chunk) -> Chunk | None:
+        """Return the chunk that comes after one, if it is known already: its file can be fetched ahead."""
+        return self._sources.get(chunk.seq + 1)
+
+
+class Left(_Known):
     """What the stage before has left: it has ended, and all of its chunks are there or lost.
 
     Args:
@@ -67,7 +82,6 @@ class Left:
     def __init__(self, claim: Claim, goals: Goals) -> None:
         self._claim, self._goals = claim, goals
         self.run = goals.given(claim)
-        self._sources: Mapping[int, Chunk] = {}
 
     def restart(self, sources: Mapping[int, Chunk]) -> None:
         """Go on with what reconciling has found."""
@@ -184,7 +198,7 @@ class Watch:
         raise UpstreamFailedError(message)
 
 
-class Followed:
+class Followed(_Known):
     """What the stage before leaves while it works.
 
     Args:
@@ -196,7 +210,6 @@ class Followed:
     def __init__(self, watch: Watch, claim: Claim, goals: Goals) -> None:
         self._watch, self._claim, self._goals = watch, claim, goals
         self.run = goals.given(claim)
-        self._sources: Mapping[int, Chunk] = {}
         self._is_fresh = True
         self._misfit = ""
         self._reconciled = False

@@ -82,6 +82,7 @@ REACHED_BY = {
     "sweep": Reach("sweep", SWEEP),
     "transform": Reach("transform"),
     "load": Reach("load"),
+    "note": Reach("load"),
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
     "replay": Reach("replay", REPLAY),
@@ -98,7 +99,15 @@ TOGETHER = frozenset(
 PENDING: frozenset[str] = TOGETHER
 """Listed points that no scenario of steps in order reaches, each with the reason beside it."""
 
-SWALLOWED = frozenset({"collect.before_delete", "collect.after_delete", "collect.after_forget"})
+SWALLOWED = frozenset(
+    {
+        "collect.before_delete",
+        "collect.after_delete",
+        "collect.after_forget",
+        "note.before_leave",
+        "note.after_leave",
+    }
+)
 """Points at which an exception costs nothing: what happens there is best effort."""
 
 
