@@ -21,6 +21,7 @@ _HOMES = {
     "CheckpointCollectOperator": "airflow_checkpoint_etl.operators.collect",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
+    "checkpoint_range_task_group": "airflow_checkpoint_etl.task_groups",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
 }
 
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
-    from airflow_checkpoint_etl.task_groups import checkpoint_task_group
+    from airflow_checkpoint_etl.task_groups import (
+        checkpoint_range_task_group,
+        checkpoint_task_group,
+    )
 
 __all__ = [
     "CheckpointCollectOperator",
@@ -49,6 +53,7 @@ __all__ = [
     "PostgresWarehouse",
     "Reject",
     "__version__",
+    "checkpoint_range_task_group",
     "checkpoint_task_group",
 ]
 

@@ -133,8 +133,8 @@ class Ledger:
             },
         )
 
-    def check(self, spec: LaneSpec) -> None:
-        """Compare a lane with the pipeline that wants to use it.
+    def check(self, spec: LaneSpec) -> LaneState:
+        """Compare a lane with the pipeline that wants to use it, and return it.
 
         Raises:
             PipelineChangedError: cursor, source, target or filter changed under this id.
@@ -166,6 +166,7 @@ class Ledger:
                     "fingerprint": spec.fingerprint,
                 },
             )
+        return _lane_state(row)
 
     def _check_source(self, spec: LaneSpec, stored: dict[str, str]) -> None:
         if not spec.source_identity:
@@ -422,4 +423,6 @@ def _lane_state(row: Row) -> LaneState:
         updated_at=row[11].isoformat(),
         settings=row[13],
         fences=row[14],
+        ends_at=row[15],
+        sealed=row[16],
     )

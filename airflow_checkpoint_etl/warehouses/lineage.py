@@ -1,0 +1,121 @@
+"""Taking chunks back: their rows out of the target by lineage, their rejected records, their count.
+
+Which chunks is a SELECT of ledger ids, run inside the caller's transaction: never a chunk's number, which
+other parts and pipelines in the same table have as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+from psycopg import sql
+
+from airflow_checkpoint_etl.errors import RewindError
+from airflow_checkpoint_etl.postgres import read_statements
+from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_checkpoint_etl.ports import RewindRequest
+    from airflow_checkpoint_etl.postgres import Session
+    from airflow_checkpoint_etl.protocol import Lane
+    from airflow_checkpoint_etl.warehouses.target import TargetTable
+
+SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "rewind.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The chunks to take back.
+
+    Attributes:
+        lane: whose they are, for messages.
+        ids: a SELECT of their ledger ids.
+        parameters: its parameters.
+    """
+
+    lane: Lane
+    ids: LiteralString
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Where the chunks' rows are.
+
+    Attributes:
+        target_oid: the table they were loaded into; None where that is not known.
+        settings: the pipeline's, as its lane keeps them.
+        target: the table the pipeline names; None where that is not known.
+    """
+
+    target_oid: int | None
+    settings: Mapping[str, Any]
+    target: TargetTable | None
+
+
+def take_rows(
+    session: Session, chunks: Chunks, loaded: Loaded, request: RewindRequest
+) -> int | None:
+    """Take the chunks' rows out of the target, where that is wanted and can be done.
+
+    Returns:
+        How many were deleted; None when they are left there.
+
+    Raises:
+        RewindError: they would be loaded twice, or cannot be told from others.
+    """
+    lane = chunks.lane
+    upsert = loaded.settings.get("write") == "upsert"
+    wanted = request.delete_rows if request.delete_rows is not None else not upsert
+    if not wanted:
+        if upsert or request.allow_duplicates:
+            return None
+        message = (
+            f"{lane}: an append whose rows stay in the target loads them a second time; leave out "
+            "delete_rows=False, or pass allow_duplicates=True"
+        )
+        raise RewindError(message)
+    target_oid = loaded.target_oid
+    if target_oid is None:  # a resync took the target as it is: that is where the rows are
+        target_oid = _configured_target(session, lane, loaded.target)
+    parameters = {"target_oid": target_oid, "column": LINEAGE_COLUMN}
+    found = session.row(SQL["lineage_target"], parameters)
+    if found is None:
+        return 0  # the table is gone, and its rows with it
+    table, has_lineage = found
+    if not has_lineage:
+        if request.allow_duplicates:
+            return None
+        message = (
+            f"{lane}: its target {table} has no column {LINEAGE_COLUMN}, so the rows of the chunks "
+            "above the point cannot be told from others; nothing was changed. Delete them by hand "
+            "and pass allow_duplicates=True, or load by key with write='upsert'"
+        )
+        raise RewindError(message)
+    statement = sql.SQL("delete from {} where {} in ({})").format(
+        sql.SQL(table), sql.Identifier(LINEAGE_COLUMN), sql.SQL(chunks.ids)
+    )
+    with session.connection.cursor() as command:
+        command.execute(statement, chunks.parameters)
+        return command.rowcount
+
+
+def take_chunks(session: Session, chunks: Chunks) -> None:
+    """Drop the chunks' rejected records, which come again; the chunks count no more."""
+    for name in ("drop_quarantined", "take_back"):
+        session.rows(SQL[name].replace("{ids}", chunks.ids), chunks.parameters)
+
+
+def _configured_target(session: Session, lane: Lane, target: TargetTable | None) -> int | None:
+    """The oid of the table the pipeline names; None when there is no such table."""
+    if target is None:
+        message = (
+            f"{lane}: it was resynced and has not loaded since, so the table its rows are in is not "
+            "known here; nothing was changed. Let one run load, then try again"
+        )
+        raise RewindError(message)
+    facts = target.describe(session.connection)
+    return facts.oid if facts is not None else None
