@@ -119,7 +119,7 @@ class InMemorySource:
     def split(self, low: str, target: str, parts: int) -> tuple[str, ...]:
         """Cut ``(low, target]`` into ranges of equal rows."""
         found = [self._position(row) for row in self._between(low, target)]
-        cuts = [found[len(found) * cut // parts] for cut in range(1, parts)] if found else []
+        cuts = [found[len(found) * cut // parts - 1] for cut in range(1, parts)]
         return tuple(cut for cut in dict.fromkeys(cuts) if cut != target)
 
     def cancel(self) -> None:

@@ -214,12 +214,9 @@ class Keyset:
         what = [part + sql.SQL("::text") for part in self._key]
         return self._select(what, self._compare("<=", until), limit=1)
 
-    def estimated(self, low: str, high: str | None) -> sql.Composed:
-        """Select the plan of reading everything of ``(low, high]``, as JSON: it says how many rows."""
-        conditions = self._compare(">", low)
-        if high is not None:
-            conditions += self._compare("<=", high)
-        every = self._select([], conditions, ordered=False)
+    def estimated(self, low: str) -> sql.Composed:
+        """Select the plan of reading everything above ``low``, as JSON: it says how many rows."""
+        every = self._select([], self._compare(">", low), ordered=False)
         return sql.SQL("explain (format json) {}").format(every)
 
     def sampled(self, low: str, high: str, percent: float, limit: int) -> sql.Composed:

@@ -52,9 +52,9 @@ _SPACED: Final = frozenset({"i2", "i4", "i8", "num", "uuid", "d", "ts", "tz"})
 _BEGINNING: Final = dt.datetime(1, 1, 1)  # noqa: DTZ001  only differences from it are used
 
 
-def rows_after(session: Session, plan: Plan, low: str, target: str | None = None) -> int:
-    """Return the planner's estimate of the rows above ``low`` (and up to ``target``)."""
-    ((document,),) = session.fetch(plan.keyset.estimated(low, target))
+def rows_after(session: Session, plan: Plan, low: str) -> int:
+    """Return PostgreSQL's own estimate of the rows above ``low``."""
+    ((document,),) = session.fetch(plan.keyset.estimated(low))
     return int(document[0]["Plan"]["Plan Rows"])
 
 
@@ -99,7 +99,11 @@ class Splitter:
         inside = self._inside(bounds, low, target)
         if len(inside) < _BOUNDS_PER_PART * parts:
             return None
-        return self._at_rows(_quantiles(inside, parts), low, target)
+        # The first bound is the range's beginning, the last one its end.
+        last = len(inside) - 1
+        return self._at_rows(
+            [inside[round(last * cut / parts)] for cut in range(1, parts)], low, target
+        )
 
     def _inside(self, bounds: Sequence[str], low: str, target: str) -> list[str]:
         """The histogram bounds between two cursors' first values, compared as the column compares."""
@@ -125,10 +129,10 @@ class Splitter:
         pages = self.session.fetch(
             queries.load("splitting.sql")["pages"], {"relation": relation.oid}
         )[0][0]
-        inside = max(1, rows_after(self.session, replace(self.plan, keyset=keyset), low, target))
-        everything = max(
-            inside, rows_after(self.session, replace(self.plan, keyset=keyset), cursors.BEGIN)
-        )
+        unfiltered = replace(self.plan, keyset=keyset)
+        # The target is about the newest row: what is above the low is what is to be cut.
+        inside = max(1, rows_after(self.session, unfiltered, low))
+        everything = max(inside, rows_after(self.session, unfiltered, cursors.BEGIN))
         share = max(
             _SAMPLED_ROWS_PER_PART * parts / inside,
             _SAMPLED_PAGES / max(1.0, pages * inside / everything),
@@ -138,7 +142,8 @@ class Splitter:
         if len(rows) < _BOUNDS_PER_PART * parts:
             return None
         found = [positions.from_texts(key, self.plan.tags, row) for row in rows]
-        return _distinct(_quantiles(found, parts), low, target)
+        cuts = [found[len(found) * cut // parts - 1] for cut in range(1, parts)]
+        return _distinct(cuts, low, target)
 
     def _by_distance(self, low: str, target: str, parts: int) -> tuple[str, ...] | None:
         tag, key = self.plan.tags[0], self.plan.keyset.key
@@ -172,11 +177,6 @@ class Splitter:
 def _unfiltered(keyset: Keyset) -> Keyset:
     """The same without its row filter: a cut need not be a row that is read, and is found at once."""
     return replace(keyset, where=None)
-
-
-def _quantiles(ordered: Sequence[str], parts: int) -> list[str]:
-    """Return the elements that cut an ordered sequence into equal parts."""
-    return [ordered[len(ordered) * cut // parts] for cut in range(1, parts)]
 
 
 def _distinct(cuts: Sequence[str], low: str, target: str) -> tuple[str, ...]:
