@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Part": "airflow_checkpoint_etl.parts",
     "Pipeline": "airflow_checkpoint_etl.pipeline",
     "PostgresSource": "airflow_checkpoint_etl.pipeline",
     "PostgresWarehouse": "airflow_checkpoint_etl.pipeline",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         CheckpointLoadOperator,
         CheckpointTransformOperator,
     )
+    from airflow_checkpoint_etl.parts import Part
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
@@ -48,6 +50,7 @@ __all__ = [
     "CheckpointLoadOperator",
     "CheckpointSensor",
     "CheckpointTransformOperator",
+    "Part",
     "Pipeline",
     "PostgresSource",
     "PostgresWarehouse",

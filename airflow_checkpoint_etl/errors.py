@@ -108,6 +108,8 @@ class PlanEndedError(CheckpointEtlError):
 class PlanNotDoneError(CheckpointEtlError):
     """Parts of the range plan are not at their end, so it cannot be closed."""
 
+    retryable = False
+
 
 class RewindError(CheckpointEtlError):
     """The lane cannot be rewound there; nothing was changed."""

@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.operators.stages import (
     CheckpointLoadOperator,
     CheckpointTransformOperator,
 )
+from airflow_checkpoint_etl.parts import Part, divided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ def checkpoint_task_group(
     transform: Callable[..., Any] | None = None,
     *,
     part: str = "default",
-    parts: Sequence[str] | None = None,
+    parts: Sequence[str] | Sequence[Part] | None = None,
     extract_options: dict[str, Any] | None = None,
     transform_options: dict[str, Any] | None = None,
     **options: Any,
@@ -44,7 +45,8 @@ def checkpoint_task_group(
         pipeline: the pipeline.
         transform: the transform's callable; None passes the rows as they are.
         part: the part to work on.
-        parts: several parts (or an upstream task's list of them): the group is mapped over them.
+        parts: several parts: the group is mapped over them. ``Part`` objects, each with its row filter;
+            or keys (or an upstream task's list of them), which the source's templated ``where`` names.
         extract_options: further parameters of the extract operator (on_clear, max_rows, ...).
         transform_options: further parameters of the transform operator (mode, initial_state, ...).
         options: parameters for all three operators (on_busy, retries, pool, ...).
@@ -52,6 +54,9 @@ def checkpoint_task_group(
     Returns:
         The task group, to be chained with ``>>``.
     """
+    if isinstance(parts, (list, tuple)) and any(isinstance(one, Part) for one in parts):
+        pipeline = divided(pipeline, parts)
+        parts = [one.key for one in parts]
 
     @task_group(group_id=group_id)
     def group(part: str) -> None:
