@@ -24,6 +24,11 @@ class PlannedWorld(World):
     def of(cls, world: World) -> Self:
         return cls(**{one.name: getattr(world, one.name) for one in dataclasses.fields(World)})
 
+    def insert(self, rows: int) -> None:
+        """Insert rows, and have the source's statistics know of them."""
+        super().insert(rows)
+        self.fetch("analyze orders", at="source")
+
     def of_part(self, key: str) -> Self:
         return dataclasses.replace(self, part=key)
 

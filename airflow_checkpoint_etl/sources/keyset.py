@@ -249,6 +249,14 @@ class Keyset:
             limit=sql.Literal(limit),
         )
 
+    def sampled_above(self, low: str, percent: float) -> sql.Composed:
+        """Select how many rows in some of the pages are above a position, and how many there are."""
+        return sql.SQL(
+            "select count(*) filter (where {}), count(*) from {} tablesample system ({})"
+        ).format(
+            sql.SQL(" and ").join(self._compare(">", low)), self._relation, sql.Literal(percent)
+        )
+
     def null_keys(self) -> sql.Composed:
         """Select whether any row has a NULL in its key, which no keyset read would ever return."""
         nulls = sql.SQL(" or ").join(part + sql.SQL(" is null") for part in self._key)

@@ -41,6 +41,9 @@ _STALE: Final = 0.1
 _REPEATED: Final = 0.05
 """The share of rows in common values above which a column's histogram says too little."""
 
+_UNNOTICED: Final = 0.03
+"""The share of rows that may have come since the last ANALYZE without another look at the table."""
+
 _SAMPLED_PAGES: Final = 400
 """Pages a sample looks at: a cut is then off by some 2 % of the range."""
 _SAMPLED_ROWS_PER_PART: Final = 200
@@ -53,8 +56,29 @@ _BEGINNING: Final = dt.datetime(1, 1, 1)  # noqa: DTZ001  only differences from 
 
 
 def rows_after(session: Session, plan: Plan, low: str) -> int:
-    """Return PostgreSQL's own estimate of the rows above ``low``."""
-    ((document,),) = session.fetch(plan.keyset.estimated(low))
+    """Return an estimate of the rows above ``low``.
+
+    PostgreSQL's own, from its statistics. These know nothing of rows that came above the last ANALYZE, so
+    where many have changed since, some pages are looked at as well.
+    """
+    estimate, relation = _estimate(session, plan.keyset, low), plan.relation
+    if low == cursors.BEGIN or relation is None or relation.kind not in _SAMPLEABLE:
+        return estimate
+    statements, parameters = queries.load("splitting.sql"), {"relation": relation.oid}
+    if session.fetch(statements["changed"], parameters)[0][0] < _UNNOTICED:
+        return estimate
+    pages = session.fetch(statements["pages"], parameters)[0][0]
+    percent = min(100.0, 100.0 * _SAMPLED_PAGES / max(1, pages))
+    above, looked_at = session.fetch(_unfiltered(plan.keyset).sampled_above(low, percent))[0]
+    share: float = above / max(1, looked_at)
+    if share < _UNNOTICED:
+        return estimate
+    everything = _estimate(session, plan.keyset, cursors.BEGIN)
+    return max(estimate, int(share * everything))
+
+
+def _estimate(session: Session, keyset: Keyset, low: str) -> int:
+    ((document,),) = session.fetch(keyset.estimated(low))
     return int(document[0]["Plan"]["Plan Rows"])
 
 
@@ -129,10 +153,9 @@ class Splitter:
         pages = self.session.fetch(
             queries.load("splitting.sql")["pages"], {"relation": relation.oid}
         )[0][0]
-        unfiltered = replace(self.plan, keyset=keyset)
         # The target is about the newest row: what is above the low is what is to be cut.
-        inside = max(1, rows_after(self.session, unfiltered, low))
-        everything = max(inside, rows_after(self.session, unfiltered, cursors.BEGIN))
+        inside = max(1, rows_after(self.session, replace(self.plan, keyset=keyset), low))
+        everything = max(inside, _estimate(self.session, keyset, cursors.BEGIN))
         share = max(
             _SAMPLED_ROWS_PER_PART * parts / inside,
             _SAMPLED_PAGES / max(1.0, pages * inside / everything),

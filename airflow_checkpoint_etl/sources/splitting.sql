@@ -15,6 +15,19 @@ select s.histogram_bounds::text::text[],
  where c.oid = %(relation)s::oid
    and s.histogram_bounds is not null
 
+-- name: changed
+-- What share of a table's rows has changed since it, or its descendants, were analysed.
+with recursive below (oid) as (
+  select %(relation)s::oid
+  union
+  select i.inhrelid from pg_inherits i join below b on i.inhparent = b.oid
+)
+select (coalesce(sum(t.n_mod_since_analyze), 0)
+        / greatest(coalesce(sum(greatest(c.reltuples, 0)), 0), 1))::float8
+  from below
+  join pg_class c on c.oid = below.oid
+  join pg_stat_all_tables t on t.relid = c.oid
+
 -- name: pages
 -- How many pages a table and its descendants have now.
 with recursive below (oid) as (

@@ -231,6 +231,16 @@ def test_one_part_or_no_gap_is_no_split(splitting):
     assert made.split("i8:100", "i8:100") == ()
 
 
+def test_a_gap_that_came_since_the_last_analyze_is_noticed(splitting):
+    made = splitting("id bigint primary key, note text", cursor="id")
+    fill(made.database, f"select n, 'a' from generate_series(1, {ROWS}) n", analyze=True)
+    made.database.execute("alter table facts set (autovacuum_enabled = off)")
+    came = f"select n, 'a' from generate_series({ROWS} + 1, {ROWS} + {ROWS // 2}) n"
+    fill(made.database, came, analyze=False)
+    made.database.execute("select pg_stat_force_next_flush()")
+    assert made.reader.rows_after(f"i8:{ROWS}") == pytest.approx(ROWS / 2, rel=0.3)
+
+
 def test_the_estimate_of_a_gap_is_near_the_truth(splitting):
     made = splitting("id bigint primary key, note text", cursor="id")
     fill(made.database, f"select n, 'a' from generate_series(1, {ROWS}) n", analyze=True)
