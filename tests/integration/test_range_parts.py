@@ -450,6 +450,27 @@ def test_a_cleared_run_that_closed_a_plan_is_reprocessed_by_the_main_lane(planne
     assert planned.fetch("select outcome from checkpoint_etl.plan") == [("rewound",)]
 
 
+def test_rejected_records_of_parts_are_counted_and_go_with_them(planned):
+    def refuse(record):
+        if record["id"] % 100 == 0:
+            raise ValueError
+        return record
+
+    planned.pipeline["on_error"] = "quarantine"
+    for run, back in (("run_1", "abandon"), ("run_2", "rewind")):
+        for key in planned.plan(run=run):
+            planned.load_part(key, run, function=refuse)
+        with planned.admin() as admin:
+            if back == "abandon":
+                gone = admin.abandon_plan(dry_run=False)
+            else:
+                closed = planned.close(run)
+                assert (closed.rows, closed.rejected) == (990, 10)
+                gone = admin.rewind("begin", dry_run=False)
+        assert (gone.rows, gone.quarantined, gone.deleted) == (990, 10, 990)
+        assert planned.fetch("select count(*) from checkpoint_etl.quarantine") == [(0,)]
+
+
 # --- abandoning --------------------------------------------------------------------------------------
 
 
