@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "plans.sql")
 
 _NAMED_PARTS: Final = 8
+_IDLE_TIMEOUT: Final = "60s"
 
 
 class RangePlans:
@@ -305,8 +306,10 @@ class RangePlans:
             with self._session.transaction():
                 self._session.rows(
                     "select set_config('lock_timeout', %s, true),"
-                    " set_config('synchronous_commit', 'on', true)",
-                    (timeout,),
+                    " set_config('synchronous_commit', 'on', true),"
+                    # A worker that is frozen here must not hold the main lane for ever.
+                    " set_config('idle_in_transaction_session_timeout', %s, true)",
+                    (timeout, _IDLE_TIMEOUT),
                 )
                 yield
         except psycopg.errors.LockNotAvailable:
