@@ -20,7 +20,8 @@ from airflow_checkpoint_etl.recovery import floor_of
 if TYPE_CHECKING:
     import datetime as dt
 
-    from airflow_checkpoint_etl.ports import Abandoned, Ports, Replayed, Rewound, WarehouseAdmin
+    from airflow_checkpoint_etl.plans import Abandoned
+    from airflow_checkpoint_etl.ports import Ports, Replayed, Rewound, WarehouseAdmin
     from airflow_checkpoint_etl.protocol import Frontier, Lane
     from airflow_checkpoint_etl.transform import Transformer
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_checkpoint_etl.guarantee import Promise
-    from airflow_checkpoint_etl.plans import RangePlan
+    from airflow_checkpoint_etl.plans import Plans
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
     from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
     from airflow_checkpoint_etl.transform import Transformer
@@ -454,113 +454,6 @@ class WarehouseAdmin(Protocol):
         Raises:
             ReplayError: the transform has state, or the target is another one.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """A range plan to make.
-
-    Attributes:
-        frontier: the main lane's frontier it was worked out from.
-        target: the settled bound.
-        bounds: where the range is cut.
-        swept: how far late rows need no sweeping once it is closed; empty where nothing is swept.
-        settled_ago: how many seconds before now the target was taken; None for a bound that says
-            nothing about what is new.
-        owner: who plans.
-    """
-
-    frontier: Frontier
-    target: str
-    bounds: tuple[str, ...]
-    swept: str
-    settled_ago: float | None
-    owner: Owner
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedPlan:
-    """What closing a range plan did, in this attempt or in an earlier one of its DAG run.
-
-    Attributes:
-        number: the plan's number.
-        low: where the main lane was.
-        target: where it is now.
-        rows: rows its parts have loaded.
-        rejected: records of its parts in quarantine.
-        chunks: chunks its parts have loaded.
-    """
-
-    number: int
-    low: str
-    target: str
-    rows: int
-    rejected: int
-    chunks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """What abandoning a range plan did, or would do.
-
-    Attributes:
-        number: the plan's number.
-        chunks: chunks its parts had loaded.
-        rows: rows these chunks had loaded.
-        deleted: rows deleted from the target; None when they are left there.
-        quarantined: quarantined records dropped with their chunks.
-    """
-
-    number: int
-    chunks: int
-    rows: int
-    deleted: int | None
-    quarantined: int
-
-
-class Plans(Protocol):
-    """Range plans in the warehouse; each command is one transaction under the main lane's lock."""
-
-    def current(self, pipeline: str) -> RangePlan | None:
-        """Return the open plan; None when there is none."""
-        ...
-
-    def make(self, pipeline: str, request: PlanRequest) -> RangePlan:
-        """Return the open plan, or make the requested one with a lane per part.
-
-        Raises:
-            StageBusyError: another DAG run works on the main lane.
-            ManifestConflictError: the main lane is not at the request's frontier any more.
-            PreflightError: the main lane carries a transform's state.
-        """
-        ...
-
-    def close(self, pipeline: str, owner: Owner) -> ClosedPlan | None:
-        """Move the main lane over the open plan's range, all of whose parts are at their end.
-
-        Where none is open: what this DAG run has closed before, or None.
-
-        Raises:
-            PlanNotDoneError: parts are not at their end; names them.
-            PipelineChangedError: parts were loaded into different tables.
-        """
-        ...
-
-    def abandon(self, pipeline: str, request: RewindRequest, *, dry_run: bool) -> Abandoned:
-        """End the open plan and take its rows back, as a rewind does; ``request.to`` is not used.
-
-        Raises:
-            RewindError: no plan is open, or its rows cannot be taken back.
-        """
-        ...
-
-    def uncollected(self, pipeline: str, grace: dt.timedelta) -> list[RangePlan]:
-        """Return the plans that ended before the grace period and may have left files staged."""
-        ...
-
-    def note_collected(self, plan: RangePlan) -> None:
-        """Remember that nothing of a plan is staged any more."""
         ...
 
 

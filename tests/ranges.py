@@ -11,7 +11,7 @@ from airflow_checkpoint_etl.plans import MAIN_PART
 from tests.support import World
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.ports import ClosedPlan
+    from airflow_checkpoint_etl.plans import ClosedPlan
 
 STAGES = ("extract", "transform", "load")
 

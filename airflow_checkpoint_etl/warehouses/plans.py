@@ -29,8 +29,7 @@ from airflow_checkpoint_etl.errors import (
     StageBusyError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.plans import RangePlan, main_lane
-from airflow_checkpoint_etl.ports import Abandoned, ClosedPlan
+from airflow_checkpoint_etl.plans import Abandoned, ClosedPlan, RangePlan, main_lane
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import NO_STATE, Frontier
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator
 
-    from airflow_checkpoint_etl.ports import PlanRequest, RewindRequest
+    from airflow_checkpoint_etl.plans import PlanRequest
+    from airflow_checkpoint_etl.ports import RewindRequest
     from airflow_checkpoint_etl.postgres import Row, Session
     from airflow_checkpoint_etl.protocol import Lane, Owner
     from airflow_checkpoint_etl.warehouses.target import TargetTable
@@ -55,7 +55,7 @@ _IDLE_TIMEOUT: Final = "60s"
 
 
 class RangePlans:
-    """The commands over range plans; implements ``ports.Plans``.
+    """The commands over range plans; implements ``plans.Plans``.
 
     Args:
         session: for the commands' transactions.
@@ -74,7 +74,7 @@ class RangePlans:
     # --- making --------------------------------------------------------------------------------
 
     def make(self, pipeline: str, request: PlanRequest) -> RangePlan:
-        """Return the open plan, or make the requested one; see ``ports.Plans``."""
+        """Return the open plan, or make the requested one; see ``plans.Plans``."""
         main = main_lane(pipeline)
         with self._transaction(main):
             frontier, _, _, open_plan = self._lock(main)
@@ -141,7 +141,7 @@ class RangePlans:
     # --- closing -------------------------------------------------------------------------------
 
     def close(self, pipeline: str, owner: Owner) -> ClosedPlan | None:
-        """Move the main lane over the open plan's range; see ``ports.Plans``."""
+        """Move the main lane over the open plan's range; see ``plans.Plans``."""
         main = main_lane(pipeline)
         with self._transaction(main):
             _, target_oid, _, open_plan = self._lock(main)
@@ -221,7 +221,7 @@ class RangePlans:
     # --- abandoning ----------------------------------------------------------------------------
 
     def abandon(self, pipeline: str, request: RewindRequest, *, dry_run: bool) -> Abandoned:
-        """End the open plan and take its rows back; see ``ports.Plans``."""
+        """End the open plan and take its rows back; see ``plans.Plans``."""
         main = main_lane(pipeline)
         with self._transaction(main):
             _, target_oid, settings, open_plan = self._lock(main)
