@@ -23,6 +23,7 @@ _HOMES = {
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
     "checkpoint_range_task_group": "airflow_checkpoint_etl.task_groups",
+    "checkpoint_retry_policy": "airflow_checkpoint_etl.retries",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
 }
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.parts import Part
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
+    from airflow_checkpoint_etl.retries import checkpoint_retry_policy
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
     from airflow_checkpoint_etl.task_groups import (
         checkpoint_range_task_group,
@@ -57,6 +59,7 @@ __all__ = [
     "Reject",
     "__version__",
     "checkpoint_range_task_group",
+    "checkpoint_retry_policy",
     "checkpoint_task_group",
 ]
 

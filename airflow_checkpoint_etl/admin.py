@@ -20,9 +20,9 @@ from airflow_checkpoint_etl.recovery import floor_of
 if TYPE_CHECKING:
     import datetime as dt
 
-    from airflow_checkpoint_etl.plans import Abandoned
     from airflow_checkpoint_etl.ports import Ports, Replayed, Rewound, WarehouseAdmin
     from airflow_checkpoint_etl.protocol import Frontier, Lane
+    from airflow_checkpoint_etl.range_plans import Abandoned
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Admin:
         *,
         delete_rows: bool | None = None,
         allow_duplicates: bool = False,
+        incarnation: str | None = None,
         dry_run: bool = True,
     ) -> Rewound:
         """Go back to a chunk boundary; the next run reads again from there.
@@ -71,6 +72,7 @@ class Admin:
             delete_rows: take the rows loaded above it out of the target, by the lineage column. Left
                 out: yes for an append, no for an upsert, whose rows are replaced.
             allow_duplicates: accept that an append without lineage loads those rows twice.
+            incarnation: do it only in this life of the lane, which was looked at before.
             dry_run: count what it would touch, and keep nothing.
 
         Raises:
@@ -78,7 +80,12 @@ class Admin:
         """
         return self._rewind(
             RewindRequest(
-                to, self._actor, self._reason, delete_rows, allow_duplicates=allow_duplicates
+                to,
+                self._actor,
+                self._reason,
+                delete_rows,
+                allow_duplicates=allow_duplicates,
+                incarnation=incarnation,
             ),
             dry_run=dry_run,
         )
@@ -88,6 +95,7 @@ class Admin:
         *,
         delete_rows: bool | None = None,
         allow_duplicates: bool = False,
+        incarnation: str | None = None,
         dry_run: bool = True,
     ) -> Rewound:
         """Go back to the lane's start, and forget which source, target, cursor and filter it had.
@@ -103,6 +111,7 @@ class Admin:
                 delete_rows,
                 allow_duplicates=allow_duplicates,
                 forget=True,
+                incarnation=incarnation,
             ),
             dry_run=dry_run,
         )

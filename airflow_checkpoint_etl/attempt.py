@@ -6,11 +6,13 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_checkpoint_etl.observer import SILENT
 from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
 OnClear = Literal["resume", "fail", "reprocess"]
@@ -36,6 +38,7 @@ class Attempt:
             warehouse: ``"fail"`` or ``"resync"``.
         settings: what the pipeline looks like, kept with the lane for people and for admin.
         policy: what becomes of records that the transform or the target refuses.
+        observer: who is told of every step.
     """
 
     lane: Lane
@@ -50,3 +53,4 @@ class Attempt:
     on_warehouse_restored: OnRestored = "fail"
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    observer: Observer = SILENT

@@ -18,16 +18,16 @@ from airflow_checkpoint_etl import guarantee
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import ManifestConflictError
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.plans import MAIN_PART, PlanRequest
 from airflow_checkpoint_etl.ports import LaneSpec
 from airflow_checkpoint_etl.protocol import Lane
+from airflow_checkpoint_etl.range_plans import MAIN_PART, PlanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_checkpoint_etl.attempt import Attempt
-    from airflow_checkpoint_etl.plans import ClosedPlan, Plans, RangePlan
     from airflow_checkpoint_etl.ports import LaneState, Ports
+    from airflow_checkpoint_etl.range_plans import ClosedPlan, Plans, RangePlan
 
 log = logging.getLogger(__name__)
 

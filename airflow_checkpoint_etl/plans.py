@@ -1,205 +1,176 @@
-"""Range plans: a range of the main lane, cut into parts that are lanes of their own.
+"""What a rewind would do, for whoever asks first: the command line, the MCP server, the UI.
 
-No IO, no clock. The *main lane* is the pipeline's default part. While a plan is open over it, the
-parts load for it and it loads nothing itself; when every part is at its end, closing the plan moves the
-main lane from the plan's low to its target in one step. The parts tile the range as chunks tile a lane:
-each begins exactly where the one before it ends.
+A plan is a dry run: everything is counted in the transaction that would do it, which is then rolled back.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from airflow_checkpoint_etl.protocol import Lane
+from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.errors import RewindError, invalid
+from airflow_checkpoint_etl.insights.words import span
 
 if TYPE_CHECKING:
-    import datetime as dt
+    from collections.abc import Sequence
 
-    from airflow_checkpoint_etl.ports import RewindRequest
-    from airflow_checkpoint_etl.protocol import Frontier, Owner
+    from airflow_checkpoint_etl.admin import Admin
+    from airflow_checkpoint_etl.insights import LaneInsight
+    from airflow_checkpoint_etl.ports import Rewound
 
-MAIN_PART: Final = "default"
-"""The part whose lane a plan loads for."""
-
-_KEY: Final = re.compile(r"plan-\d+\.\d+-of-\d+\.[0-9a-f]{12}")
-
-
-def is_planned(part: str) -> bool:
-    """Whether a part's key is one that plans give: nobody but a plan makes a lane for it."""
-    return _KEY.fullmatch(part) is not None
-
-
-def main_lane(pipeline: str) -> Lane:
-    """Return the lane that plans of a pipeline load for."""
-    return Lane(pipeline, MAIN_PART)
+BEGINNING: Final = "beginning"
+"""How people write the position before every value."""
+_INTEGERS: Final = frozenset({"i2", "i4", "i8"})
 
 
 @dataclass(frozen=True, slots=True)
-class RangePart:
-    """One part of a plan: the half-open interval ``(low, high]`` of the cursor.
+class RewindPlan:
+    """What a rewind did, or would do.
 
     Attributes:
-        key: the part's key, by value: of the plan and of the interval.
-        low: exclusive lower end, canonical cursor text.
-        high: inclusive upper end, canonical cursor text.
-    """
-
-    key: str
-    low: str
-    high: str
-
-
-@dataclass(frozen=True, slots=True)
-class RangePlan:
-    """A range and where it is cut.
-
-    Attributes:
-        number: the plan's number in the warehouse.
-        token: random; a warehouse that was restored issues numbers again.
-        pipeline: the pipeline.
-        low: where the range begins, exclusive: the main lane's frontier when the plan was made.
-        target: where it ends, inclusive: the settled bound.
-        bounds: where one part ends and the next begins, in the source's order.
-    """
-
-    number: int
-    token: str
-    pipeline: str
-    low: str
-    target: str
-    bounds: tuple[str, ...]
-
-    @property
-    def parts(self) -> tuple[RangePart, ...]:
-        """The parts, in order; they tile the range."""
-        lows, highs = (self.low, *self.bounds), (*self.bounds, self.target)
-        return tuple(
-            RangePart(self._key(position, low, high), low, high)
-            for position, (low, high) in enumerate(zip(lows, highs, strict=True), 1)
-        )
-
-    @property
-    def keys(self) -> list[str]:
-        """The parts' keys, in order."""
-        return [part.key for part in self.parts]
-
-    def _key(self, position: int, low: str, high: str) -> str:
-        told = f"{self.token}\n{low}\n{high}"
-        digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-        return f"plan-{self.number}.{position}-of-{len(self.bounds) + 1}.{digest}"
-
-    def __str__(self) -> str:
-        return f"plan {self.number} of {self.pipeline}"
-
-
-# --- the port ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """A range plan to make.
-
-    Attributes:
-        frontier: the main lane's frontier it was worked out from.
-        target: the settled bound.
-        bounds: where the range is cut.
-        swept: how far late rows need no sweeping once it is closed; empty where nothing is swept.
-        settled_ago: how many seconds before now the target was taken; None for a bound that says
-            nothing about what is new.
-        owner: who plans.
-    """
-
-    frontier: Frontier
-    target: str
-    bounds: tuple[str, ...]
-    swept: str
-    settled_ago: float | None
-    owner: Owner
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedPlan:
-    """What closing a range plan did, in this attempt or in an earlier one of its DAG run.
-
-    Attributes:
-        number: the plan's number.
-        low: where the main lane was.
-        target: where it is now.
-        rows: rows its parts have loaded.
-        rejected: records of its parts in quarantine.
-        chunks: chunks its parts have loaded.
-    """
-
-    number: int
-    low: str
-    target: str
-    rows: int
-    rejected: int
-    chunks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """What abandoning a range plan did, or would do.
-
-    Attributes:
-        number: the plan's number.
-        chunks: chunks its parts had loaded.
-        rows: rows these chunks had loaded.
+        pipeline: the pipeline's id.
+        part: the part's key.
+        warehouse_conn_id: the warehouse.
+        incarnation: the lane's life that the plan is about: another one makes it void.
+        generation: the same, for people.
+        asked: the id that was asked for.
+        from_seq: the lane's last chunk.
+        from_cursor: the load frontier.
+        to_seq: the last chunk that stays.
+        to_cursor: the boundary that the lane goes back to: at or below what was asked.
+        chunks: chunks that are taken back.
+        rows: rows they had loaded.
         deleted: rows deleted from the target; None when they are left there.
         quarantined: quarantined records dropped with their chunks.
+        warnings: what to know before doing it, a sentence each.
     """
 
-    number: int
+    pipeline: str
+    part: str
+    warehouse_conn_id: str
+    incarnation: str
+    generation: int
+    asked: str
+    from_seq: int
+    from_cursor: str
+    to_seq: int
+    to_cursor: str
     chunks: int
     rows: int
     deleted: int | None
     quarantined: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def from_shown(self) -> str:
+        """The load frontier, for people."""
+        return cursors.display(self.from_cursor)
+
+    @property
+    def to_shown(self) -> str:
+        """Where the lane goes back to, for people."""
+        return cursors.display(self.to_cursor)
 
 
-class Plans(Protocol):
-    """Range plans in the warehouse; each command is one transaction under the main lane's lock."""
+def read_cursor(seen: LaneInsight, values: Sequence[str]) -> str:
+    """Return the canonical cursor of values as people write them: ``812,000`` or ``2026-03-01T00:00Z 42``.
 
-    def current(self, pipeline: str) -> RangePlan | None:
-        """Return the open plan; None when there is none."""
-        ...
+    Args:
+        seen: the lane, whose load frontier says which types the values have.
+        values: one per cursor column, or :data:`BEGINNING`.
 
-    def make(self, pipeline: str, request: PlanRequest) -> RangePlan:
-        """Return the open plan, or make the requested one with a lane per part.
+    Raises:
+        ConfigurationError: a value is none of its column's type, or there are too few or too many.
+        RewindError: the lane has loaded nothing, so there is nowhere to go back to.
+    """
+    if tuple(values) == (BEGINNING,):
+        return cursors.BEGIN
+    at = seen.summary.position.cursor
+    if at == cursors.BEGIN:
+        message = f"{seen.lane} is at the beginning; there is nowhere to go back to"
+        raise RewindError(message)
+    tags = [tag for tag, _ in cursors.decode(at)]
+    written = [
+        value.replace(",", "") if tag in _INTEGERS else value
+        for tag, value in zip(tags, values, strict=False)
+    ] + list(values[len(tags) :])
+    try:
+        return cursors.parse(tags, written)
+    except cursors.CursorError as error:
+        msg = "to"
+        raise invalid(
+            msg,
+            " ".join(values),
+            str(error),
+            f"write it like the load's position, {cursors.display(at)}",
+        ) from None
 
-        Raises:
-            StageBusyError: another DAG run works on the main lane.
-            ManifestConflictError: the main lane is not at the request's frontier any more.
-            PreflightError: the main lane carries a transform's state.
-        """
-        ...
 
-    def close(self, pipeline: str, owner: Owner) -> ClosedPlan | None:
-        """Move the main lane over the open plan's range, all of whose parts are at their end.
+def plan_rewind(
+    admin: Admin,
+    seen: LaneInsight,
+    asked: str,
+    *,
+    delete_rows: bool | None = None,
+    allow_duplicates: bool = False,
+) -> RewindPlan:
+    """Return what a rewind to the chunk boundary at or below a cursor would do; nothing is changed.
 
-        Where none is open: what this DAG run has closed before, or None.
+    Args:
+        admin: the commands over the lane.
+        seen: the lane, read before.
+        asked: canonical cursor text.
+        delete_rows: as for :meth:`~airflow_checkpoint_etl.admin.Admin.rewind`.
+        allow_duplicates: as for :meth:`~airflow_checkpoint_etl.admin.Admin.rewind`.
 
-        Raises:
-            PlanNotDoneError: parts are not at their end; names them.
-            PipelineChangedError: parts were loaded into different tables.
-        """
-        ...
+    Raises:
+        RewindError: the rows above it cannot be taken back.
+    """
+    point = admin.boundary(asked)
+    rewound = admin.rewind(point, delete_rows=delete_rows, allow_duplicates=allow_duplicates)
+    return told_rewind(seen, asked, rewound)
 
-    def abandon(self, pipeline: str, request: RewindRequest, *, dry_run: bool) -> Abandoned:
-        """End the open plan and take its rows back, as a rewind does; ``request.to`` is not used.
 
-        Raises:
-            RewindError: no plan is open, or its rows cannot be taken back.
-        """
-        ...
+def told_rewind(seen: LaneInsight, asked: str, rewound: Rewound) -> RewindPlan:
+    """Return a rewind's outcome, or its dry run's, with what is to be known about it."""
+    summary = seen.summary
+    return RewindPlan(
+        summary.pipeline,
+        summary.part,
+        summary.warehouse_conn_id,
+        rewound.before.incarnation,
+        rewound.before.generation,
+        asked,
+        rewound.before.seq,
+        rewound.before.cursor,
+        rewound.after.seq,
+        rewound.after.cursor,
+        rewound.chunks,
+        rewound.rows,
+        rewound.deleted,
+        rewound.quarantined,
+        tuple(_warnings(seen, asked, rewound)),
+    )
 
-    def uncollected(self, pipeline: str, grace: dt.timedelta) -> list[RangePlan]:
-        """Return the plans that ended before the grace period and may have left files staged."""
-        ...
 
-    def note_collected(self, plan: RangePlan) -> None:
-        """Remember that nothing of a plan is staged any more."""
-        ...
+def _warnings(seen: LaneInsight, asked: str, rewound: Rewound) -> list[str]:
+    found = []
+    if asked not in {rewound.after.cursor, cursors.BEGIN}:
+        found.append(
+            f"{cursors.display(asked)} is not where a chunk ends: the boundary below it is "
+            f"{cursors.display(rewound.after.cursor)}"
+        )
+    if rewound.chunks and rewound.deleted is None:
+        found.append(
+            f"the {rewound.rows:,} rows of these chunks stay in the target, to be replaced by key or, "
+            "where it is appended to, doubled"
+        )
+    found += [
+        f"{stage.stage} is being worked on by {stage.owner.task} of {stage.owner.run_id} (try "
+        f"{stage.owner.try_number}), which can write nothing afterwards and fails; its lease runs out in "
+        f"{span(stage.lease_seconds)}"
+        for stage in seen.summary.stages
+        if stage.owner is not None and stage.lease_seconds > 0
+    ]
+    return found

@@ -31,6 +31,7 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
+from airflow_checkpoint_etl.notes import Notes, noted
 from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
@@ -71,7 +72,8 @@ class StageRunner:
         self._ports, self._attempt, self._clock = ports, attempt, clock
         self._lane = attempt.lane
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
-        self._goals = Goals(ports, attempt, self._recovery, clock)
+        self._notes = Notes(ports.warehouse, attempt)
+        self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
         self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
@@ -86,6 +88,7 @@ class StageRunner:
 
     # --- the three stages ----------------------------------------------------------------------
 
+    @noted(Stage.EXTRACT)
     def extract(self) -> Summary:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
         facts = self._ports.source.preflight()
@@ -108,7 +111,8 @@ class StageRunner:
         with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
-            run = self._goals.settle(claim, checkpoint.frontier)
+            with progress.waiting("settle"):
+                run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
             while not self._goals.is_reached(checkpoint.frontier, run):
@@ -130,6 +134,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.TRANSFORM)
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
         if transformer is not None and self._attempt.policy.quarantines:
@@ -163,6 +168,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.LOAD)
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
@@ -197,7 +203,7 @@ class StageRunner:
     @staticmethod
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
-        progress.begin(frontier.cursor, run.target, kept, sweeping=sweeping)
+        progress.begin(frontier, run, kept, sweeping=sweeping)
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -216,9 +222,12 @@ class StageRunner:
         self, stage: Stage, spec: LaneSpec, prepare: Callable[[Claim], Claim] | None = None
     ) -> Iterator[tuple[Claim, Progress]]:
         attempt = self._attempt
-        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock)
+        progress = Progress(
+            self._lane, stage, attempt.progress_seconds, self._clock, attempt.observer
+        )
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
+        self._notes.begin(claim, progress)
         try:
             if prepare is not None:
                 # Taking rows back may outlast the lease.
@@ -229,7 +238,9 @@ class StageRunner:
                 self._interrupting(),
             ):
                 yield claim, progress
-        except Exception:
+            self._notes.done()
+        except Exception as error:
+            progress.failed(CancelledError() if self._stop.is_set() else error)
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
                 message = (
                     f"{stage} of {self._lane} was stopped; everything committed so far is kept"

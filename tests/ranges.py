@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_checkpoint_etl.planner import Cutting, Planner
-from airflow_checkpoint_etl.plans import MAIN_PART
+from airflow_checkpoint_etl.range_plans import MAIN_PART
 from tests.support import World
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.plans import ClosedPlan
+    from airflow_checkpoint_etl.range_plans import ClosedPlan
 
 STAGES = ("extract", "transform", "load")
 

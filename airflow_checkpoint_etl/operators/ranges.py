@@ -17,7 +17,8 @@ from airflow_checkpoint_etl.errors import (
     invalid,
 )
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
-from airflow_checkpoint_etl.operators.asset import pipeline_alias
+from airflow_checkpoint_etl.observer import SILENT
+from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
 from airflow_checkpoint_etl.operators.stages import (
     CheckpointExtractOperator,
     CheckpointLoadOperator,
@@ -25,16 +26,18 @@ from airflow_checkpoint_etl.operators.stages import (
     CheckpointTransformOperator,
 )
 from airflow_checkpoint_etl.planner import Cutting, Planner
-from airflow_checkpoint_etl.plans import MAIN_PART, is_planned
 from airflow_checkpoint_etl.progress import Summary
 from airflow_checkpoint_etl.protocol import Stage
+from airflow_checkpoint_etl.range_plans import MAIN_PART, is_planned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow.providers.openlineage.extractors.base import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_checkpoint_etl.pipeline import Pipeline
+    from airflow_checkpoint_etl.range_plans import ClosedPlan
     from airflow_checkpoint_etl.runner import StageRunner
 
 
@@ -60,10 +63,14 @@ class CheckpointPlannerOperator(CheckpointStageOperator):
             self._planner.stop()
 
     def _execute(self, context: Context, waiting_since: str | None) -> Any:
+        from airflow_checkpoint_etl.observability.lineage import Seen  # noqa: PLC0415
+
         try:
             ports = CheckpointHook(self.pipeline).ports()
             try:
-                self._planner = Planner(ports, self._attempt(context))
+                self._planner = Planner(ports, self._attempt(context, SILENT))
+                self._seen = Seen()
+                self._ask_guarantee(ports)
                 return self._work(context, self._planner)
             finally:
                 ports.close()
@@ -76,6 +83,12 @@ class CheckpointPlannerOperator(CheckpointStageOperator):
 
     def _work(self, context: Context, planner: Planner) -> Any:
         raise NotImplementedError
+
+    def _lineage(self, seen: object) -> OperatorLineage[Any, Any]:  # noqa: ARG002  the base's
+        """No row is read or written here: the parts' stages tell of theirs."""
+        from airflow.providers.openlineage.extractors.base import OperatorLineage  # noqa: PLC0415
+
+        return OperatorLineage()
 
 
 class CheckpointPlanOperator(CheckpointPlannerOperator):
@@ -119,14 +132,29 @@ class CheckpointClosePlanOperator(CheckpointPlannerOperator):
             return None
         summary = {name: getattr(closed, name) for name in closed.__slots__}
         if closed.chunks:
-            extra: dict[str, Any] = {
-                "part": MAIN_PART,
-                "first": closed.low,
-                "last": closed.target,
-                "rows": closed.rows,
-            }
+            extra = event_extra(self._loaded(closed), self._seen.guarantee if self._seen else "")
             context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)
         return summary
+
+    def _loaded(self, closed: ClosedPlan) -> Summary:
+        """The whole range as one load of the main lane."""
+        return Summary(
+            pipeline=self.pipeline.pipeline_id,
+            part=MAIN_PART,
+            stage=Stage.LOAD.value,
+            chunks=closed.chunks,
+            rows_in=closed.rows + closed.rejected,
+            rows=closed.rows,
+            first=closed.low,
+            last=closed.target,
+            target=closed.target,
+            kept=0,
+            seconds=0.0,
+            rejected=closed.rejected,
+            generation=closed.generation,
+            first_chunk=closed.seq,
+            last_chunk=closed.seq,
+        )
 
 
 # --- the stages of a part ----------------------------------------------------------------------------

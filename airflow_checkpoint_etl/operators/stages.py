@@ -15,7 +15,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow_checkpoint_etl.attempt import Attempt, OnClear, OnRestored
 from airflow_checkpoint_etl.errors import CheckpointEtlError, StageBusyError, invalid
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
-from airflow_checkpoint_etl.operators.asset import pipeline_alias
+from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
+from airflow_checkpoint_etl.operators.lineage import LineageMixin
+from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
 from airflow_checkpoint_etl.runner import StageRunner
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.progress import Summary
 
 OnBusy = Literal["wait", "skip", "fail"]
 
 
-class CheckpointStageOperator(BaseOperator):
+class CheckpointStageOperator(LineageMixin, BaseOperator):
     """What the three stages share: acquiring, waiting for a busy stage, ending in order.
 
     Args:
@@ -47,6 +50,7 @@ class CheckpointStageOperator(BaseOperator):
     # The part first: a pipeline's strings can then name it, as in where="tenant = '{{ task.part }}'".
     template_fields: Sequence[str] = ("part", "pipeline")
     ui_color = "#e8f1fb"
+    operator_extra_links = (CheckpointsLink(),)
     stage: ClassVar[Stage]
 
     def __init__(
@@ -98,14 +102,17 @@ class CheckpointStageOperator(BaseOperator):
     def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
         check_part(self.part)
         try:
-            ports = CheckpointHook(self.pipeline).ports()
-            try:
-                self._runner = StageRunner(ports, self._attempt(context))
-                if self._killed:  # while the ports were being made
-                    self._runner.stop()
-                summary = self._run(self._runner)
-            finally:
-                ports.close()
+            with self._watched(context) as observer:
+                ports = CheckpointHook(self.pipeline).ports()
+                try:
+                    self._runner = StageRunner(ports, self._attempt(context, observer))
+                    if self._killed:  # while the ports were being made
+                        self._runner.stop()
+                    summary = self._run(self._runner)
+                    self._ask_guarantee(ports)
+                finally:
+                    self._describe(ports)
+                    ports.close()
         except StageBusyError as busy:
             self._busy(busy, waiting_since)
         except CheckpointEtlError as error:
@@ -117,7 +124,7 @@ class CheckpointStageOperator(BaseOperator):
         self._finished(context, summary)
         return summary.as_xcom()
 
-    def _attempt(self, context: Context) -> Attempt:
+    def _attempt(self, context: Context, observer: Observer) -> Attempt:
         settings = Settings.load()
         task_instance, dag_run = context["ti"], context["dag_run"]
         owner = Owner(
@@ -139,6 +146,7 @@ class CheckpointStageOperator(BaseOperator):
             progress_seconds=settings.progress_seconds,
             settings=self.pipeline.settings(),
             policy=self.pipeline.policy,
+            observer=observer,
             **self._options(),
         )
 
@@ -149,8 +157,9 @@ class CheckpointStageOperator(BaseOperator):
     def _run(self, runner: StageRunner) -> Summary:
         raise NotImplementedError
 
-    def _finished(self, context: Context, summary: Summary) -> None:
+    def _finished(self, context: Context, summary: Summary) -> None:  # noqa: ARG002  the load's
         """What to tell Airflow once the stage is done."""
+        self._tell_copied(summary)
 
     def _busy(self, busy: StageBusyError, waiting_since: str | None) -> NoReturn:
         if self.on_busy == "skip":
@@ -324,13 +333,9 @@ class CheckpointLoadOperator(CheckpointStageOperator):
         return runner.load()
 
     def _finished(self, context: Context, summary: Summary) -> None:
+        super()._finished(context, summary)
         # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
         if not summary.rows and not summary.kept:
             return
-        extra: dict[str, Any] = {
-            "part": summary.part,
-            "first": summary.first,
-            "last": summary.last,
-            "rows": summary.rows,
-        }
+        extra = event_extra(summary, self._seen.guarantee if self._seen else "")
         context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)

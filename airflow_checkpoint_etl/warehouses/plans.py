@@ -29,21 +29,21 @@ from airflow_checkpoint_etl.errors import (
     StageBusyError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.plans import Abandoned, ClosedPlan, RangePlan, main_lane
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import NO_STATE, Frontier
+from airflow_checkpoint_etl.range_plans import Abandoned, ClosedPlan, RangePlan, main_lane
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
-from airflow_checkpoint_etl.warehouses.lineage import SQL as TAKING
-from airflow_checkpoint_etl.warehouses.lineage import Chunks, Loaded, take_chunks, take_rows
+from airflow_checkpoint_etl.warehouses.takeback import SQL as TAKING
+from airflow_checkpoint_etl.warehouses.takeback import Chunks, Loaded, take_chunks, take_rows
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator
 
-    from airflow_checkpoint_etl.plans import PlanRequest
     from airflow_checkpoint_etl.ports import RewindRequest
     from airflow_checkpoint_etl.postgres import Row, Session
     from airflow_checkpoint_etl.protocol import Lane, Owner
+    from airflow_checkpoint_etl.range_plans import PlanRequest
     from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class RangePlans:
         quarantined = self._session.rows(
             TAKING["quarantined_of"].replace("{ids}", chunks.ids), chunks.parameters
         )[0][0]
-        deleted = take_rows(self._session, chunks, loaded, request) if count else None
+        deleted = take_rows(self._session, chunks, loaded, request, rows) if count else None
         take_chunks(self._session, chunks)
         self._session.rows(SQL["bury_parts"], key | {"incarnation": new_incarnation()})
         self._session.rows(SQL["end_plan"], key | {"outcome": "abandoned"})

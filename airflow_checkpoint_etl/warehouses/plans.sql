@@ -93,9 +93,10 @@ select plan.pipeline, %(part)s, %(dag_id)s, %(run_id)s, plan.incarnation, plan.l
 from checkpoint_etl.plan
 where plan.id = %(plan_id)s
 on conflict (pipeline, part, dag_id, run_id) do update
-set incarnation = excluded.incarnation, low = excluded.low, target = excluded.target,
-    swept = excluded.swept, clear_number = excluded.clear_number, done = true,
-    settled_at = excluded.settled_at, finished_at = excluded.finished_at;
+set low = case when run.incarnation = excluded.incarnation then run.low else excluded.low end,
+    incarnation = excluded.incarnation, target = excluded.target, swept = excluded.swept,
+    clear_number = excluded.clear_number, done = true, settled_at = excluded.settled_at,
+    stored_at = excluded.stored_at, finished_at = excluded.finished_at;
 
 -- name: end_plan
 -- The plan has ended; no load moves its parts any more.
@@ -125,7 +126,7 @@ with buried as (
     returning pipeline, part
 )
 update checkpoint_etl.stage
-set fence = fence + 1, lease_until = null
+set fence = fence + 1, lease_until = null, note = null
 from buried
 where stage.pipeline = buried.pipeline and stage.part = buried.part;
 
@@ -134,7 +135,8 @@ where stage.pipeline = buried.pipeline and stage.part = buried.part;
 select plan.id, plan.low, plan.target, ledger.rows, ledger.rows_rejected,
        (select count(*)
         from checkpoint_etl.ledger as chunk
-        where chunk.plan_id = plan.id and chunk.part <> ledger.part and chunk.rewound_at is null)
+        where chunk.plan_id = plan.id and chunk.part <> ledger.part and chunk.rewound_at is null),
+       ledger.seq, ledger.generation
 from checkpoint_etl.ledger
 join checkpoint_etl.plan on plan.id = ledger.plan_id
 where ledger.pipeline = %(pipeline)s and ledger.part = %(part)s

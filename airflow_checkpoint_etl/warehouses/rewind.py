@@ -30,8 +30,8 @@ from airflow_checkpoint_etl.ports import Floor, RewindRequest, Rewound
 from airflow_checkpoint_etl.protocol import Frontier, IllegalMove, Stage, rewind
 from airflow_checkpoint_etl.warehouses.ledger import SQL as STATEMENTS
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
-from airflow_checkpoint_etl.warehouses.lineage import SQL, Chunks, Loaded, take_chunks, take_rows
 from airflow_checkpoint_etl.warehouses.quarantine import Replay, check_target
+from airflow_checkpoint_etl.warehouses.takeback import SQL, Chunks, Loaded, take_chunks, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,13 +268,19 @@ class LaneAdmin:
     ) -> Rewound:
         before, target_oid, settings = self._lock(lane)
         failpoint("rewind.after_lock")
+        if request.incarnation not in {None, before.incarnation}:
+            message = (
+                f"{lane} was rewound, reset or resynced since it was looked at (it is in generation "
+                f"{before.generation} now); nothing was changed. Look again"
+            )
+            raise RewindError(message)
         point = self._point(lane, before, request.to)
         key = _key(lane) | {"seq": point.seq}
         above = Chunks(lane, SQL["above_ids"], key)
         counted = SQL["above"].replace("{above_ids}", above.ids)
         chunks, rows, quarantined = self._session.rows(counted, key)[0]
         loaded = Loaded(target_oid, settings, self._target)
-        deleted = take_rows(self._session, above, loaded, request) if chunks else None
+        deleted = take_rows(self._session, above, loaded, request, rows) if chunks else None
         failpoint("rewind.after_delete")
         take_chunks(self._session, above)
         self._session.rows(SQL["end_plans"], key | {"incarnation": new_incarnation()})

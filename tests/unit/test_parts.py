@@ -15,7 +15,7 @@ from airflow_checkpoint_etl.filters import check_filter
 from airflow_checkpoint_etl.parts import divided
 from airflow_checkpoint_etl.pipeline import check_part
 from airflow_checkpoint_etl.planner import Cutting
-from airflow_checkpoint_etl.plans import RangePlan, is_planned, main_lane
+from airflow_checkpoint_etl.range_plans import RangePlan, is_planned, main_lane
 
 
 def a_pipeline(**source):

@@ -81,6 +81,7 @@ with DAG("clear_failed", schedule=None, start_date=START) as clear_failed:
     )
 
 again = dag("again", "postgres", None)
+seen = dag("seen", "postgres", None)
 
 with DAG("ranged_redis", schedule=None, start_date=START) as ranged:
     checkpoint_range_task_group(

@@ -1,7 +1,11 @@
-"""Taking chunks back: their rows out of the target by lineage, their rejected records, their count.
+"""Taking chunks back: their rows out of the target, all of them or none, their rejects, their count.
 
 Which chunks is a SELECT of ledger ids, run inside the caller's transaction: never a chunk's number, which
 other parts and pipelines in the same table have as well.
+
+Rows that a delete leaves behind would be loaded a second time. PostgreSQL leaves some in silence: a
+policy hides them, a trigger or a rule keeps them. So policies are switched off, which makes a delete they
+would filter fail, and where fewer rows went than were loaded, the target is looked through for the rest.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
+import psycopg
 from psycopg import sql
 
-from airflow_checkpoint_etl.errors import RewindError
+from airflow_checkpoint_etl.errors import MissingPrivilegeError, RewindError
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
+from airflow_checkpoint_etl.warehouses.refusals import ROW_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,15 +63,24 @@ class Loaded:
 
 
 def take_rows(
-    session: Session, chunks: Chunks, loaded: Loaded, request: RewindRequest
+    session: Session, chunks: Chunks, loaded: Loaded, request: RewindRequest, expected: int
 ) -> int | None:
     """Take the chunks' rows out of the target, where that is wanted and can be done.
+
+    Args:
+        session: with the transaction.
+        chunks: the chunks.
+        loaded: where their rows are.
+        request: what is wanted.
+        expected: rows that the chunks which count have loaded.
 
     Returns:
         How many were deleted; None when they are left there.
 
     Raises:
-        RewindError: they would be loaded twice, or cannot be told from others.
+        RewindError: they would be loaded twice, cannot be told from others, or stay: something refers
+            to them, or a trigger or rule keeps them.
+        MissingPrivilegeError: the role may not delete them, or not see all of them.
     """
     lane = chunks.lane
     upsert = loaded.settings.get("write") == "upsert"
@@ -95,12 +110,46 @@ def take_rows(
             "and pass allow_duplicates=True, or load by key with write='upsert'"
         )
         raise RewindError(message)
-    statement = sql.SQL("delete from {} where {} in ({})").format(
+    return _delete(session, chunks, table, expected)
+
+
+def _delete(session: Session, chunks: Chunks, table: str, expected: int) -> int:
+    """Delete the rows of chunks; return how many went. ``table`` is as it may be written in SQL."""
+    lane = chunks.lane
+    rows = sql.SQL("from {} where {} in ({})").format(
         sql.SQL(table), sql.Identifier(LINEAGE_COLUMN), sql.SQL(chunks.ids)
     )
-    with session.connection.cursor() as command:
-        command.execute(statement, chunks.parameters)
-        return command.rowcount
+    session.rows("select set_config('row_security', 'off', true)")
+    try:
+        with session.connection.cursor() as command:
+            command.execute(sql.SQL("delete ") + rows, chunks.parameters)
+            deleted = command.rowcount
+            left = False
+            # Of an upsert, later chunks have taken rows over; of an append, people may have deleted some.
+            if deleted < expected:
+                command.execute(
+                    sql.SQL("select exists (select {})").format(rows), chunks.parameters
+                )
+                left = command.fetchall() == [(True,)]
+    except psycopg.errors.InsufficientPrivilege:
+        message = (
+            f"{lane}: the role may not delete rows of {table}, or row-level security would hide some "
+            "from it; nothing was changed. Grant it select and delete on the table (and bypassrls), or "
+            "run this as the table's owner"
+        )
+        raise MissingPrivilegeError(message) from None
+    except psycopg.Error as error:
+        if not (error.sqlstate or "").startswith(ROW_CLASSES):
+            raise
+        raise RewindError(_refused(lane, table, error.diag)) from None
+    if left:
+        message = (
+            f"{lane}: {expected:,} rows of {table} were to be taken back and {deleted:,} went; a trigger "
+            "or rule on it keeps rows, which would be loaded a second time. Nothing was changed; disable "
+            "it for the rewind"
+        )
+        raise RewindError(message)
+    return deleted
 
 
 def take_chunks(session: Session, chunks: Chunks) -> None:
@@ -119,3 +168,12 @@ def _configured_target(session: Session, lane: Lane, target: TargetTable | None)
         raise RewindError(message)
     facts = target.describe(session.connection)
     return facts.oid if facts is not None else None
+
+
+def _refused(lane: Lane, table: str, found: Any) -> str:
+    """Say what keeps the rows, without the values in the server's words."""
+    name = f', constraint "{found.constraint_name}"' if found.constraint_name else ""
+    return (
+        f"{lane}: rows of {table} cannot be deleted (SQLSTATE {found.sqlstate}{name}): other rows refer "
+        "to them, or a trigger forbids it; nothing was changed. Remove what refers to them first"
+    )
