@@ -8,6 +8,7 @@ repeated statement and nothing else.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,6 +77,8 @@ class PostgresReader:
         self._trusted: psycopg.Connection[Any] | None = None
         self._known_plan: Plan | None = None
         self._bytes_per_row: float | None = None
+        # A chunk is read ahead by one thread while another one asks where a text cursor stands.
+        self._one_at_a_time = threading.RLock()
 
     def preflight(self) -> SourceFacts:
         """Check names, types, order, privileges and how to settle.
@@ -135,7 +138,7 @@ class PostgresReader:
         return self._steadily(work)
 
     def read(self, low: str, target: str) -> Read:
-        """Read the next chunk of ``(low, target]``, at most chunk_rows and about chunk_bytes.
+        """Read the next chunk of ``(low, target]``: at most chunk_rows, about chunk_bytes or chunk_seconds.
 
         Raises:
             ValueNotCarriedError: a value does not fit the type that carries it; names the column.
@@ -145,7 +148,7 @@ class PostgresReader:
             self._trust_server()
             plan, limit = self._plan(), self._limit()
             statement = plan.keyset.chunk(low, target, limit)
-            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            fetched = self._fetch(statement, bounded=True)
             table = arrow.carried(fetched.table, plan.columns)
             if table.num_rows:
                 self._bytes_per_row = fetched.table.nbytes / table.num_rows
@@ -161,7 +164,7 @@ class PostgresReader:
         def work() -> Read:
             self._trust_server()
             plan = self._plan()
-            fetched = self._fetch(plan.keyset.chunk(low, high, None), None)
+            fetched = self._fetch(plan.keyset.chunk(low, high, None))
             return Read(arrow.carried(fetched.table, plan.columns), high)
 
         return self._steadily(work)
@@ -181,11 +184,11 @@ class PostgresReader:
             plan, limit = self._plan(), self._limit()
             sweep = sweeping.underway(swept, goal)
             if sweeping.is_first(sweep, upto):
-                empty = self._fetch(plan.keyset.chunk(upto, upto, 0), None)
+                empty = self._fetch(plan.keyset.chunk(upto, upto, 0))
                 return Sweep(arrow.carried(empty.table, plan.columns), sweeping.done_with(sweep))
             failpoint("sweep.before_read")
             statement = sweeping.statement(self._session, plan, sweep, upto, limit)
-            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            fetched = self._fetch(statement, bounded=True)
             failpoint("sweep.after_read")
             table = arrow.carried(fetched.table, plan.columns)
             if not fetched.cut and table.num_rows < limit:
@@ -276,7 +279,7 @@ class PostgresReader:
         fitting = math.floor(self._config.max_chunk_bytes / self._bytes_per_row)
         return max(1, min(self._config.chunk_rows, fitting))
 
-    def _fetch(self, statement: sql.Composable, max_bytes: int | None) -> arrow.Fetched:
+    def _fetch(self, statement: sql.Composable, *, bounded: bool = False) -> arrow.Fetched:
         """Run one reading statement, a second time when the first was lost on the way.
 
         Raises:
@@ -286,9 +289,11 @@ class PostgresReader:
         session = self._session
         text = session.text_of(statement)
         connection = session.rows()
+        config = self._config
+        bounds = (config.max_chunk_bytes, config.chunk_seconds) if bounded else (None, None)
         try:
             return self._interruptible.run(
-                lambda: arrow.fetch(connection, text, max_bytes), connection.adbc_cancel
+                lambda: arrow.fetch(connection, text, *bounds), connection.adbc_cancel
             )
         except CheckpointEtlError:
             raise
@@ -303,8 +308,9 @@ class PostgresReader:
 
     def _steadily(self, work: Callable[[], T]) -> T:
         """Run idempotent work, once more on new connections when the first ones were lost."""
-        try:
-            return work()
-        except LostConnectionError:
-            self.close()
-            return work()
+        with self._one_at_a_time:
+            try:
+                return work()
+            except LostConnectionError:
+                self.close()
+                return work()
