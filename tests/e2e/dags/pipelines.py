@@ -96,6 +96,11 @@ with DAG("ranged_redis", schedule=None, start_date=START) as ranged:
     )
 twice = dag("twice", "redis", None, max_active_runs=2)
 
+with DAG("reprocessed", schedule=None, start_date=START) as reprocessed:
+    checkpoint_task_group(
+        "etl", pipeline("reprocessed", "redis"), extract_options={"on_clear": "reprocess"}
+    )
+
 with DAG("waits", schedule=None, start_date=START) as waits:
     awaited = pipeline("awaited", "postgres")
     # A sensor that is rescheduled at once races with the executor's report of its last try.
