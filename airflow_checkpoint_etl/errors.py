@@ -91,6 +91,26 @@ class StageBusyError(CheckpointEtlError):
         self.stage = stage
 
 
+class PlanOpenError(CheckpointEtlError):
+    """A range plan is open over the main lane; its parts load for it until it is closed."""
+
+
+class PlanEndedError(CheckpointEtlError):
+    """The lane is a part of a range plan that has ended."""
+
+    retryable = False
+
+    def __init__(self, message: str | None = None, *, loaded: bool = False) -> None:
+        super().__init__(message)
+        self.loaded = loaded
+
+
+class PlanNotDoneError(CheckpointEtlError):
+    """Parts of the range plan are not at their end, so it cannot be closed."""
+
+    retryable = False
+
+
 class RewindError(CheckpointEtlError):
     """The lane cannot be rewound there; nothing was changed."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, TypeVar, get_args
 
 from airflow_checkpoint_etl.errors import invalid
+from airflow_checkpoint_etl.filters import check_filter
 from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class PostgresSource:
             if value is not None:
                 object.__setattr__(self, name, _names(name, value))
         _check_names("columns", self.columns, self.columns or ())
+        check_filter("where", self.where)
         _check_names("text_columns", self.text_columns, self.text_columns)
         for table in self.settle_tables:
             _require_table("settle_tables", table)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.following import Following, Upstream, upstream_of
+from airflow_checkpoint_etl.planner import Cutting, Planner
 from airflow_checkpoint_etl.protocol import Lane
 from tests.chaos.harness_points import RUN
 from tests.support import COLUMNS, World
@@ -156,7 +157,56 @@ def resync(case: Case, run: str, try_number: int) -> None:
         admin.resync()
 
 
+def plan(case: Case, run: str, try_number: int) -> list[str]:
+    runner, ports = case.runner("plan", run, try_number)
+    try:
+        return Planner(ports, runner._attempt).plan(Cutting(parts=2, rows_per_part=50))
+    finally:
+        ports.close()
+
+
+def parts(case: Case, run: str, try_number: int) -> None:
+    """The three stages of every part, the last part first."""
+    keys = case.fetch(
+        f"select part from checkpoint_etl.lane where pipeline = '{case.name}' and ends_at is not null"
+        " order by part desc"
+    )
+    for (key,) in keys:
+        part = dataclasses.replace(case, part=key)
+        for stage in RUN:
+            part.act(stage, run, try_number)
+
+
+def close(case: Case, run: str, try_number: int) -> Any:
+    runner, ports = case.runner("close", run, try_number)
+    try:
+        closed = Planner(ports, runner._attempt).close()
+    finally:
+        ports.close()
+    return dataclasses.asdict(closed) if closed else None
+
+
+def abandon(case: Case, run: str, try_number: int) -> None:
+    ports = case.ports()
+    try:
+        if ports.warehouse.plans.current(case.name) is None:
+            return
+    finally:
+        ports.close()
+    with case.admin() as admin:
+        admin.abandon_plan(dry_run=False)
+
+
+def more(case: Case, run: str, try_number: int) -> None:
+    case.insert(70)
+
+
 STEPS: dict[str, Callable[[Case, str, int], Any]] = {
+    "plan": plan,
+    "parts": parts,
+    "close": close,
+    "abandon": abandon,
+    "more": more,
     "late": late,
     "sweep": sweep,
     "mend": mend,
@@ -283,7 +333,7 @@ class Case(World):
     def ledger(self) -> list[tuple[Any, ...]]:
         return self.fetch(
             "select seq, low, high, rows, digest, run_id, try_number from checkpoint_etl.ledger "
-            f"where pipeline = '{self.name}' and rewound_at is null order by id"
+            f"where pipeline = '{self.name}' and part = '{self.part}' and rewound_at is null order by id"
         )
 
     def assert_arrived(self) -> None:
@@ -298,7 +348,10 @@ class Case(World):
         """Collect without any grace, as a later run would after it."""
         ports = self.ports()
         try:
-            collect(ports, self.lane, dt.timedelta(0))
+            for (part,) in self.fetch(
+                f"select part from checkpoint_etl.lane where pipeline = '{self.name}'"
+            ):
+                collect(ports, Lane(self.name, part), dt.timedelta(0))
         finally:
             ports.close()
 

@@ -61,6 +61,18 @@ REWIND = Scenario(
 REPROCESS = Scenario(
     "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), several_runs=True
 )
+PLANNED = Scenario(
+    "a range that is loaded in parts, and an increment",
+    ("plan", "parts", "close", "more", *RUN),
+    {"transform": "batch"},
+    several_runs=True,
+)
+ABANDONED = Scenario(
+    "a range whose plan is abandoned",
+    ("plan", "parts", "abandon", *RUN),
+    {"transform": "keep"},
+    several_runs=True,
+)
 RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), several_runs=True)
 
 
@@ -86,6 +98,10 @@ REACHED_BY = {
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
     "replay": Reach("replay", REPLAY),
+    "plan": Reach("plan", PLANNED),
+    "plan.before_abandon": Reach("abandon", ABANDONED),
+    "plan.after_abandon": Reach("abandon", ABANDONED),
+    "close": Reach("close", PLANNED),
     "rewind": Reach("rewind", REWIND),
     "reprocess": Reach("reprocess", REPROCESS),
     "resync": Reach("resync", RESYNC),

@@ -21,6 +21,7 @@ RETRYABLE = {
     "CheckpointEtlError",
     "CorruptRecordError",
     "ManifestConflictError",
+    "PlanOpenError",
     "SettleTimeoutError",
     "StageBusyError",
     "StageWaitingError",

@@ -74,6 +74,7 @@ def test_the_metadata_names_every_kind_of_thing_we_bring():
     assert modules == {
         "operators": [
             "airflow_checkpoint_etl.operators.stages",
+            "airflow_checkpoint_etl.operators.ranges",
             "airflow_checkpoint_etl.operators.collect",
         ],
         "hooks": ["airflow_checkpoint_etl.hooks.checkpoint"],

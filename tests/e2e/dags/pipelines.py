@@ -18,6 +18,7 @@ from airflow_checkpoint_etl import (
     Pipeline,
     PostgresSource,
     PostgresWarehouse,
+    checkpoint_range_task_group,
     checkpoint_task_group,
 )
 
@@ -82,7 +83,23 @@ with DAG("clear_failed", schedule=None, start_date=START) as clear_failed:
 
 again = dag("again", "postgres", None)
 seen = dag("seen", "postgres", None)
+
+with DAG("ranged_redis", schedule=None, start_date=START) as ranged:
+    checkpoint_range_task_group(
+        "etl",
+        pipeline("ranged_redis", "redis"),
+        parts=4,
+        rows_per_part=1000,
+        # A part that starts while its planning is cleared finds no list of parts, and is tried again.
+        retries=5,
+        retry_delay=dt.timedelta(seconds=1),
+    )
 twice = dag("twice", "redis", None, max_active_runs=2)
+
+with DAG("reprocessed", schedule=None, start_date=START) as reprocessed:
+    checkpoint_task_group(
+        "etl", pipeline("reprocessed", "redis"), extract_options={"on_clear": "reprocess"}
+    )
 
 with DAG("waits", schedule=None, start_date=START) as waits:
     awaited = pipeline("awaited", "postgres")
