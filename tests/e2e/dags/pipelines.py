@@ -139,7 +139,13 @@ def follow_dag(name: str, source: dict[str, str], slots: int, retries: int) -> D
     return made
 
 
-follow_killed = follow_dag("follow_killed", {}, 3, 2)
+follow_killed = follow_dag(
+    "follow_killed",
+    # All three are still at work when the last of them is killed.
+    {"where": f"case when id % {CHUNK} = 0 then pg_sleep(0.5) is not null else true end"},
+    3,
+    2,
+)
 FAILS_AT = 8 * CHUNK + 1
 follow_failed = follow_dag(
     "follow_failed",
