@@ -14,7 +14,7 @@ STAGES = ("extract", "transform", "load")
 
 
 def test_stages_that_run_at_once_are_killed_one_by_one_and_the_run_is_cleared(stack):
-    name = "follow_killed"
+    name = "follow_killed_redis"
     table, api = stack.world(name), stack.api
     api.wait_parsed(name)
     api.unpause(name)
@@ -41,7 +41,7 @@ def test_stages_that_run_at_once_are_killed_one_by_one_and_the_run_is_cleared(st
 
 
 def test_a_failed_extract_is_not_hidden_by_a_green_load(stack):
-    name = "follow_failed"
+    name = "follow_failed_redis"
     table, api = stack.world(name), stack.api
     api.wait_parsed(name)
     api.unpause(name)
@@ -54,7 +54,7 @@ def test_a_failed_extract_is_not_hidden_by_a_green_load(stack):
 
 
 def test_one_slot_for_three_stages_is_no_deadlock(stack):
-    name = "follow_one_slot"
+    name = "follow_one_slot_redis"
     table, api = stack.world(name), stack.api
     api.wait_parsed(name)
     api.unpause(name)

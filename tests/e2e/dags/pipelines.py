@@ -140,7 +140,7 @@ def follow_dag(name: str, source: dict[str, str], slots: int, retries: int) -> D
 
 
 follow_killed = follow_dag(
-    "follow_killed",
+    "follow_killed_redis",
     # All three are still at work when the last of them is killed.
     {"where": f"case when id % {CHUNK} = 0 then pg_sleep(0.5) is not null else true end"},
     3,
@@ -148,12 +148,12 @@ follow_killed = follow_dag(
 )
 FAILS_AT = 8 * CHUNK + 1
 follow_failed = follow_dag(
-    "follow_failed",
+    "follow_failed_redis",
     {"where": f"case when id = {FAILS_AT} then 1 / (id - id) > 0 else true end"},
     3,
     0,
 )
-follow_one_slot = follow_dag("follow_one_slot", {}, 1, 0)
+follow_one_slot = follow_dag("follow_one_slot_redis", {}, 1, 0)
 
 
 # --- events: stages that a test holds where it wants them -----------------------------------------------
