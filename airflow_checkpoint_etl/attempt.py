@@ -12,6 +12,7 @@ from airflow_checkpoint_etl.quarantine import Policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_checkpoint_etl.following import Following
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
@@ -38,6 +39,8 @@ class Attempt:
             warehouse: ``"fail"`` or ``"resync"``.
         settings: what the pipeline looks like, kept with the lane for people and for admin.
         policy: what becomes of records that the transform or the target refuses.
+        following: how the attempt works beside the other stages of its DAG run; None: they run one
+            after the other.
         observer: who is told of every step.
     """
 
@@ -53,4 +56,5 @@ class Attempt:
     on_warehouse_restored: OnRestored = "fail"
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    following: Following | None = None
     observer: Observer = SILENT

@@ -123,6 +123,31 @@ class UpstreamLostError(CheckpointEtlError):
     retryable = False
 
 
+class UpstreamFailedError(CheckpointEtlError):
+    """The stage that this one follows failed; what it had staged is done."""
+
+    retryable = False
+
+
+class UpstreamSkippedError(CheckpointEtlError):
+    """The stage that this one follows was skipped."""
+
+    retryable = False
+
+
+class StageWaitingError(CheckpointEtlError):
+    """A stage that runs beside others has nothing to do for now; it gives its worker slot back.
+
+    Args:
+        message: what it waits for.
+        holding: whether it waits for what it has staged to be loaded, and not for the stage before.
+    """
+
+    def __init__(self, message: str | None = None, *, holding: bool = False) -> None:
+        super().__init__(message)
+        self.holding = holding
+
+
 class WarehouseRestoredError(CheckpointEtlError):
     """The checkpoint store is ahead of the warehouse: the warehouse was restored to an older state."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import TaskGroup, task_group
 
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.pipeline import Pipeline
 
+_GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-def checkpoint_task_group(
+
+def checkpoint_task_group(  # noqa: PLR0913  what a DAG author can say, by name
     group_id: str,
     pipeline: Pipeline,
     transform: Callable[..., Any] | None = None,
     *,
     part: str = "default",
     parts: Sequence[str] | Sequence[Part] | None = None,
+    follow: bool = False,
     extract_options: dict[str, Any] | None = None,
     transform_options: dict[str, Any] | None = None,
     **options: Any,
@@ -47,19 +51,25 @@ def checkpoint_task_group(
         part: the part to work on.
         parts: several parts: the group is mapped over them. ``Part`` objects, each with its row filter;
             or keys (or an upstream task's list of them), which the source's templated ``where`` names.
+        follow: the stages run at once: transform and load work on what is staged while extract still
+            works (see docs/follow.md). It takes up to three worker slots instead of one.
         extract_options: further parameters of the extract operator (on_clear, max_rows, ...).
         transform_options: further parameters of the transform operator (mode, initial_state, ...).
         options: parameters for all three operators (on_busy, retries, pool, ...).
 
     Returns:
         The task group, to be chained with ``>>``.
+
+    Raises:
+        ConfigurationError: ``follow`` with parts that only a running task knows, or with parts whose
+            keys make no group id.
     """
     if isinstance(parts, (list, tuple)) and any(isinstance(one, Part) for one in parts):
         pipeline = divided(pipeline, parts)
         parts = [one.key for one in parts]
+    options["follow"] = follow
 
-    @task_group(group_id=group_id)
-    def group(part: str) -> None:
+    def stages(part: str) -> None:
         extract = CheckpointExtractOperator(
             task_id="extract",
             pipeline=pipeline,
@@ -78,7 +88,31 @@ def checkpoint_task_group(
         load = CheckpointLoadOperator(task_id="load", pipeline=pipeline, part=part, **options)
         extract >> transformed >> load
 
-    return group(part) if parts is None else group.expand(part=parts)
+    if parts is None or not follow:
+        group = task_group(group_id=group_id)(stages)
+        return group(part) if parts is None else group.expand(part=parts)
+    with TaskGroup(group_id=group_id) as groups:
+        for name in _static(parts):
+            task_group(group_id=name)(stages)(name)
+    return groups
+
+
+def _static(parts: Any) -> Sequence[str]:
+    """Return parts that can be a group each.
+
+    Airflow does not allow a task of a mapped group to start before those upstream of it have ended.
+    """
+    if isinstance(parts, (list, tuple)) and all(
+        isinstance(name, str) and _GROUP_ID.fullmatch(name) for name in parts
+    ):
+        return parts
+    msg = "parts"
+    raise invalid(
+        msg,
+        parts,
+        "with follow=True every part is a task group of its own, not a mapped one",
+        "pass a list of keys made of letters, digits, '_' and '-', or leave follow out",
+    )
 
 
 def checkpoint_range_task_group(

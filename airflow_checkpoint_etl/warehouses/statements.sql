@@ -303,10 +303,11 @@ where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnatio
   and loaded_at < clock_timestamp() - %(grace)s::interval;
 
 -- name: loaded_in_run
--- Chunks this DAG run has loaded, over all its tries.
+-- Chunks that count and that this DAG run has loaded, over all its tries.
 select count(*)
 from checkpoint_etl.ledger
-where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s
+  and rewound_at is null;
 
 -- name: caught_up
 -- Whether a run whose bound was settled at or after a moment has been loaded to its end.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from airflow_checkpoint_etl.collect import collect
+from airflow_checkpoint_etl.following import Following, Upstream, upstream_of
 from airflow_checkpoint_etl.planner import Cutting, Planner
 from airflow_checkpoint_etl.protocol import Lane
 from tests.chaos.harness_points import RUN
@@ -236,6 +237,9 @@ class Case(World):
     lease: float = 60.0
     max_rows: int | None = None
     label: str = ""
+    clear_number: int = 0
+    together: dict[str, Any] | None = None
+    """How the stages run at once (fields of a Following); None: one after the other."""
 
     @property
     def source_table(self) -> str:
@@ -263,6 +267,7 @@ class Case(World):
             "grace": dt.timedelta(seconds=self.grace),
             "lease": dt.timedelta(seconds=self.lease),
             "max_rows": self.max_rows,
+            "following": self.following(task),
         }
         return super().runner(task, run, try_number, clear_number)
 
@@ -275,8 +280,37 @@ class Case(World):
             step,
             run,
             try_number,
+            clear_number=self.clear_number,
             function=chosen.function if step == "transform" else None,
             **(chosen.options if step == "transform" else {}),
+        )
+
+    # --- the other stages, when they run at once -----------------------------------------------------
+
+    def following(self, task: str) -> Following | None:
+        if self.together is None or task not in RUN:
+            return None
+        place = RUN.index(task)
+        return Following(
+            upstream=lambda: upstream_of(self.state_of(RUN[place - 1])),
+            upstream_name=RUN[place - 1],
+            is_followed=lambda: all(
+                upstream_of(self.state_of(step)) is Upstream.WORKING for step in RUN[place + 1 :]
+            ),
+            **{"patience": 0.3, "poll": 0.01} | self.together,
+        )
+
+    def state_of(self, step: str) -> str | None:
+        """What a scheduler would say about a step of the run."""
+        found = self.fetch(
+            f"select state from task_state where name = '{self.name}' and step = '{step}'"
+        )
+        return found[0][0] if found else None
+
+    def note_state(self, step: str, state: str) -> None:
+        self.fetch(
+            f"insert into task_state values ('{self.name}', '{step}', '{state}') "
+            "on conflict (name, step) do update set state = excluded.state"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -111,6 +111,67 @@ def test_the_chain_runs_in_memory_and_continues_in_the_next_run():
         assert len(test.rows) == 6
 
 
+@pytest.mark.parametrize("attempt", range(3))  # dag.test() takes tasks in no particular order
+def test_stages_that_run_at_once_come_one_after_the_other_where_one_task_runs_at_a_time(attempt):
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG(f"memory_follow_{attempt}", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", pipeline, lower, follow=True)
+    with memory(pipeline, rows=ROWS) as test:
+        dag_run = run(dag)
+        assert set(states(dag_run).values()) == {"success"}
+        assert [row["email"] for row in test.rows] == [f"user{n}@example.org" for n in range(1, 6)]
+
+
+def test_stages_that_follow_end_as_the_stage_before_them():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+
+    def refuse(record):
+        raise ValueError
+
+    with DAG("memory_follow_failed", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", pipeline, refuse, follow=True)
+    with memory(pipeline, rows=ROWS) as test:
+        dag_run = run(dag)
+        assert states(dag_run) == {
+            "etl.extract": "success",
+            "etl.transform": "failed",
+            "etl.load": "failed",
+        }
+        assert str(dag_run.state) == "failed"
+        assert not test.rows
+
+
+def test_a_stage_that_follows_needs_its_stage_right_upstream():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG("memory_follow_alone", schedule=None, start_date=START) as dag:
+        CheckpointLoadOperator(task_id="load", pipeline=pipeline, follow=True)
+    with memory(pipeline, rows=ROWS):
+        assert states(run(dag)) == {"load": "failed"}
+
+
+def test_parts_that_run_at_once_are_groups_of_their_own():
+    from airflow.sdk import DAG
+
+    with DAG("follow_parts", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", orders(), parts=["a", "b"], follow=True)
+    assert set(dag.task_ids) == {
+        f"etl.{part}.{stage}" for part in "ab" for stage in ("extract", "transform", "load")
+    }
+    assert dag.get_task("etl.a.load").trigger_rule == "always"
+    assert dag.get_task("etl.a.extract").trigger_rule == "all_success"
+    with (
+        pytest.raises(ConfigurationError, match="a task group of its own"),
+        DAG("follow_tenants", schedule=None, start_date=START),
+    ):
+        checkpoint_task_group("etl", orders(), parts=["tenant:7"], follow=True)
+
+
 def test_xcom_is_a_small_summary_without_rows():
     pipeline = orders()
     dag = chain("memory_xcom", pipeline)

@@ -24,6 +24,7 @@ RETRYABLE = {
     "PlanOpenError",
     "SettleTimeoutError",
     "StageBusyError",
+    "StageWaitingError",
     "StagedChunkError",
     "TransformError",
 }

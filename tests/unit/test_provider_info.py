@@ -79,7 +79,10 @@ def test_the_metadata_names_every_kind_of_thing_we_bring():
         ],
         "hooks": ["airflow_checkpoint_etl.hooks.checkpoint"],
         "sensors": ["airflow_checkpoint_etl.sensors.checkpoint"],
-        "triggers": ["airflow_checkpoint_etl.triggers.checkpoint"],
+        "triggers": [
+            "airflow_checkpoint_etl.triggers.checkpoint",
+            "airflow_checkpoint_etl.triggers.following",
+        ],
     }
     assert info["task-decorators"] == [
         {
