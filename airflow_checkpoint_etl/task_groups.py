@@ -146,7 +146,8 @@ def checkpoint_range_task_group(
         The task group, to be chained with ``>>``.
 
     Raises:
-        ConfigurationError: the transform keeps a state, or a clear is to reprocess.
+        ConfigurationError: the transform keeps a state, a clear is to reprocess, or stages are to follow
+            each other.
     """
     on_clear = (extract_options or {}).get("on_clear", "resume")
     if on_clear == "reprocess":
@@ -156,6 +157,14 @@ def checkpoint_range_task_group(
             on_clear,
             "a planned range is taken back whole, which clearing one part cannot do",
             "leave it out, and rewind the pipeline (CheckpointHook.admin) where that is wanted",
+        )
+    if options.get("follow"):
+        msg = "follow"
+        raise invalid(
+            msg,
+            options["follow"],
+            "the parts are a mapped group, in which no stage starts before the one before it has ended",
+            "leave it out: the parts run beside each other",
         )
     with TaskGroup(group_id) as group:
         plan = CheckpointPlanOperator(
