@@ -125,11 +125,11 @@ class StageRunner:
             backlog = self._beside.backlog(claim, resumed.kept)
             while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
-                backlog.wait()
                 swept = is_swept(checkpoint.frontier.swept, run.swept)
                 if swept and self._budget_is_spent(progress, started):
                     run = self._shorten(claim, progress, checkpoint.frontier)
                     break
+                backlog.wait()
                 try:
                     most = self._attempt.max_rows
                     left = None if most is None else most - progress.rows_in

@@ -21,6 +21,7 @@ def test_stages_that_run_at_once_are_killed_one_by_one_and_the_run_is_cleared(st
     run_id = api.trigger(name)
 
     # The load is at work while extract still is; then each is killed while the others go on.
+    table.wait_for_chunks("extract", 2)
     table.wait_for_chunks("load", 2)
     assert table.seq("extract") < CHUNKS
     for stage in STAGES:

@@ -140,10 +140,10 @@ def follow_dag(name: str, source: dict[str, str], slots: int, retries: int) -> D
 
 
 follow_killed = follow_dag("follow_killed", {}, 3, 2)
-FAILS_ABOVE = 8 * CHUNK
+FAILS_AT = 8 * CHUNK + 1
 follow_failed = follow_dag(
     "follow_failed",
-    {"where": f"case when id > {FAILS_ABOVE} then 1 / (id - id) > 0 else true end"},
+    {"where": f"case when id = {FAILS_AT} then 1 / (id - id) > 0 else true end"},
     3,
     0,
 )
