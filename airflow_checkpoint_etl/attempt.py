@@ -11,6 +11,7 @@ from airflow_checkpoint_etl.quarantine import Policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
 OnClear = Literal["resume", "fail", "reprocess"]
@@ -36,6 +37,8 @@ class Attempt:
             warehouse: ``"fail"`` or ``"resync"``.
         settings: what the pipeline looks like, kept with the lane for people and for admin.
         policy: what becomes of records that the transform or the target refuses.
+        form: how extract stages chunks: ``"arrow"``, ``"copy"``, or ``"auto"``: copied where source and
+            target are alike.
     """
 
     lane: Lane
@@ -50,3 +53,4 @@ class Attempt:
     on_warehouse_restored: OnRestored = "fail"
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    form: Form = "arrow"

@@ -7,7 +7,7 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Columns, Form, Frames
     from airflow_checkpoint_etl.guarantee import Promise
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
     from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
     from airflow_checkpoint_etl.transform import Transformer
+
+    Rows: TypeAlias = pa.Table | Frames
+    """A chunk's rows, in arrow form or in copy form."""
 
 
 # --- source --------------------------------------------------------------------------------------
@@ -51,12 +55,12 @@ class Read:
     """One chunk's rows as read from the source.
 
     Attributes:
-        table: the rows in cursor order; every field's metadata names its PostgreSQL type under
-            ``b"pg_type"``.
+        table: the rows in cursor order. In arrow form every field's metadata names its PostgreSQL
+            type under ``b"pg_type"``.
         high: the cursor the read reached; the target itself when nothing is left below it.
     """
 
-    table: pa.Table
+    table: Rows
     high: str
 
 
@@ -92,6 +96,22 @@ class Sweep:
     swept: str
 
 
+class Sink(Protocol):
+    """What rows are copied into; whatever it raises ends the copying."""
+
+    def begin(self, high: str, columns: Columns) -> None:
+        """Hear of a chunk, before its first block: where it ends, and its columns."""
+        ...
+
+    def write(self, block: bytes, rows: int) -> None:
+        """Take the next bytes of the binary COPY; ``rows`` is about how many have come so far."""
+        ...
+
+    def check(self) -> None:
+        """Called while nothing comes."""
+        ...
+
+
 class Source(Protocol):
     """Rows in the order of a cursor, readable again by ``(low, high]``."""
 
@@ -112,12 +132,23 @@ class Source(Protocol):
         """Read late rows at or below ``upto``, from the token ``swept`` on the way to ``goal``."""
         ...
 
-    def read(self, low: str, target: str) -> Read:
+    def copied_columns(self) -> Columns | None:
+        """Return the columns that a chunk in copy form has now; None when there is no such form."""
+        ...
+
+    def read(self, low: str, target: str, form: Form = "arrow") -> Read:
         """Read the next chunk of ``(low, target]``, bounded by rows and bytes."""
         ...
 
-    def read_again(self, low: str, high: str) -> Read:
+    def read_again(self, low: str, high: str, form: Form = "arrow") -> Read:
         """Read exactly ``(low, high]``."""
+        ...
+
+    def copy_out(self, low: str, target: str, sink: Sink) -> tuple[str, int]:
+        """Copy the next chunk of ``(low, target]`` into a sink; return where it ended, and its rows.
+
+        It is bounded by rows, and about by bytes.
+        """
         ...
 
     def at_or_past(self, position: str, target: str) -> bool:
@@ -535,11 +566,15 @@ class Warehouse(Protocol):
         """
         ...
 
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say why rows with these columns cannot be copied into the target as they are."""
+        ...
+
     def load(
         self,
         claim: Claim,
         chunk: Chunk,
-        table: pa.Table,
+        table: Rows,
         rejects: Rejects | None = None,
         policy: Policy | None = None,
     ) -> Loaded:

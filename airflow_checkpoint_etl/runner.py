@@ -15,11 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl import guarantee
+from airflow_checkpoint_etl import forms, guarantee
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
     CancelledError,
+    CopiedChunkError,
     FencedError,
     ManifestConflictError,
     PreflightError,
@@ -29,6 +30,7 @@ from airflow_checkpoint_etl.errors import (
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
 from airflow_checkpoint_etl.ports import LaneSpec, Run
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from airflow_checkpoint_etl.attempt import Attempt
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.ports import Claim, Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
@@ -76,6 +79,7 @@ class StageRunner:
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
+        self._form: Form = "arrow"
 
     def stop(self) -> None:
         """Ask the attempt to end: sets the flags; running statements are interrupted."""
@@ -88,23 +92,8 @@ class StageRunner:
 
     def extract(self) -> Summary:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
-        facts = self._ports.source.preflight()
-        self._preflight()
-        settings = self._attempt.settings
-        promised = guarantee.of(
-            facts.promise,
-            write=settings.get("write", "append"),
-            on_error=self._attempt.policy.on_error,
-        )
-        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
-        spec = LaneSpec(
-            self._lane,
-            self._attempt.fingerprint,
-            facts.start,
-            facts.identity,
-            {**settings, "settle": facts.settle, "guarantee": str(promised)},
-            facts.accepts_reset,
-        )
+        spec = self._survey()
+        self._form = forms.choose(self._ports, self._attempt)
         with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
@@ -207,6 +196,26 @@ class StageRunner:
             log.warning("%s", warning)
         self._ports.staging.preflight()
         self._ports.warehouse.preflight()
+
+    def _survey(self) -> LaneSpec:
+        """Look at the source, and return what its lane is made with and compared with."""
+        facts = self._ports.source.preflight()
+        self._preflight()
+        settings = self._attempt.settings
+        promised = guarantee.of(
+            facts.promise,
+            write=settings.get("write", "append"),
+            on_error=self._attempt.policy.on_error,
+        )
+        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
+        return LaneSpec(
+            self._lane,
+            self._attempt.fingerprint,
+            facts.start,
+            facts.identity,
+            {**settings, "settle": facts.settle, "guarantee": str(promised)},
+            facts.accepts_reset,
+        )
 
     def _spec(self) -> LaneSpec:
         return LaneSpec(self._lane, self._attempt.fingerprint, cursors.BEGIN)
@@ -350,11 +359,11 @@ class StageRunner:
             fence=claim.fence,
         )
         if is_swept(frontier.swept, run.swept):
-            read = self._ports.source.read(frontier.cursor, run.target)
+            read = self._ports.source.read(frontier.cursor, run.target, self._form)
             table, chunk = read.table, replace(chunk, high=read.high)
         else:
             sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
-            table = sweep.table
+            table = sweep.table  # in arrow form always
             chunk = replace(chunk, swept_in=frontier.swept, swept=sweep.swept)
         failpoint("extract.after_read")
         return self._files.put(
@@ -391,6 +400,13 @@ class StageRunner:
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
         table = self._fetch(claim, source).table
+        if isinstance(table, Frames):
+            self._files.mark_unfit(source)
+            message = (
+                f"chunk {source.seq} of {self._lane} was staged in copy form, which no transform can "
+                "read; clear extract with Downstream: it stages the chunk again, in arrow form"
+            )
+            raise CopiedChunkError(message)
         failpoint("transform.before_apply")
         made = transformer.apply(table, checkpoint.state, source)
         failpoint("transform.after_apply")

@@ -34,7 +34,8 @@ def checkpoint_task_group(
     Args:
         group_id: the group's id.
         pipeline: the pipeline.
-        transform: the transform's callable; None passes the rows as they are.
+        transform: the transform's callable; None passes the rows as they are, and they are staged in
+            copy form where source and target are alike (see docs/forms.md).
         part: the part to work on.
         parts: several parts (or an upstream task's list of them): the group is mapped over them.
         extract_options: further parameters of the extract operator (on_clear, max_rows, ...).
@@ -51,7 +52,7 @@ def checkpoint_task_group(
             task_id="extract",
             pipeline=pipeline,
             part=part,
-            **(extract_options or {}),
+            **{"transformed": transform is not None} | (extract_options or {}),
             **options,
         )
         transformed = CheckpointTransformOperator(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.progress import Summary
 
 OnBusy = Literal["wait", "skip", "fail"]
@@ -209,6 +210,8 @@ class CheckpointExtractOperator(CheckpointStageOperator):
             later ones are taken back and loaded again (clear it with Downstream).
         on_warehouse_restored: what to do when the checkpoint store is ahead of the warehouse:
             ``"fail"``, or ``"resync"``: go on from where the warehouse is.
+        transformed: whether the transform after this extract has a callable. With False a pipeline of
+            ``form="auto"`` is staged in copy form, where source and target are alike.
     """
 
     stage = Stage.EXTRACT
@@ -220,9 +223,11 @@ class CheckpointExtractOperator(CheckpointStageOperator):
         max_seconds: float | None = None,
         on_clear: OnClear = "resume",
         on_warehouse_restored: OnRestored = "fail",
+        transformed: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.transformed = transformed
         for name, choice, choices in (
             ("on_clear", on_clear, get_args(OnClear)),
             ("on_warehouse_restored", on_warehouse_restored, get_args(OnRestored)),
@@ -245,7 +250,13 @@ class CheckpointExtractOperator(CheckpointStageOperator):
             "max_seconds": self.max_seconds,
             "on_clear": self.on_clear,
             "on_warehouse_restored": self.on_warehouse_restored,
+            "form": self._form(),
         }
+
+    def _form(self) -> Form:
+        if self.transformed and self.pipeline.form == "auto":
+            return "arrow"
+        return self.pipeline.untransformed_form
 
     def _run(self, runner: StageRunner) -> Summary:
         return runner.extract()
@@ -277,6 +288,14 @@ class CheckpointTransformOperator(CheckpointStageOperator):
     ) -> None:
         super().__init__(**kwargs)
         if python_callable is not None:
+            if self.pipeline.form == "copy":
+                msg = "form"
+                raise invalid(
+                    msg,
+                    self.pipeline.form,
+                    "chunks in copy form cannot be read by a transform",
+                    'leave python_callable out, or pass form="auto" to the pipeline',
+                )
             from airflow_checkpoint_etl.callables import (  # noqa: PLC0415
                 check_callable,
                 check_rejecting,

@@ -21,10 +21,12 @@ from airflow_checkpoint_etl.errors import (
     StagedChunkError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.ports import Loaded
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
+from airflow_checkpoint_etl.warehouses.frames import FrameTable, schema_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
 from airflow_checkpoint_etl.warehouses.quarantine import keep
 from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Run
+    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Rows, Run
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
+    from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class PostgresWarehouseAdapter:
         self._beat = Session(connect, "checkpoint_etl heartbeat")
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)
+        self._frames = FrameTable(self._target)
         self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
         self._admin = LaneAdmin(self._control, config.lock_timeout, self._target)
         self._schema: pa.Schema | None = None
@@ -88,6 +93,16 @@ class PostgresWarehouseAdapter:
                 f"the target {self._config.table} does not exist; create it and clear the task"
             )
             raise PreflightError(message)
+        self._note(facts, schema)
+
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say why rows with these columns cannot be copied into the target as they are."""
+        return self._frames.faults(self._control.connection, columns)
+
+    def _accept_copied(self, columns: Columns) -> None:
+        self._note(self._frames.accept(self._control.connection, columns), schema_of(columns))
+
+    def _note(self, facts: TargetFacts, schema: pa.Schema) -> None:
         self._target_oid = facts.oid
         self._schema = schema
         text = schema.to_string(show_field_metadata=True, show_schema_metadata=False)
@@ -201,7 +216,7 @@ class PostgresWarehouseAdapter:
         self,
         claim: Claim,
         chunk: Chunk,
-        table: pa.Table,
+        table: Rows,
         rejects: Rejects | None = None,
         policy: Policy | None = None,
     ) -> Loaded:
@@ -215,7 +230,10 @@ class PostgresWarehouseAdapter:
             )
             raise StagedChunkError(message)
         if table.num_rows:
-            self.accept(table.schema)
+            if isinstance(table, Frames):
+                self._accept_copied(table.columns)
+            else:
+                self.accept(table.schema)
         with self._data.transaction():
             self._data.rows(SQL["prepare_transaction"], self._settings(claim))
             failpoint("load.before_advance")
@@ -246,12 +264,14 @@ class PostgresWarehouseAdapter:
         return Loaded(frontier, written, ledger_id, rejected=rejected)
 
     def _write(
-        self, chunk: Chunk, table: pa.Table, ledger_id: int, policy: Policy
+        self, chunk: Chunk, table: Rows, ledger_id: int, policy: Policy
     ) -> tuple[int, Rejects | None]:
         """Write the rows; return how many, and those the target refused where they may be kept aside."""
         if not table.num_rows:  # every record of the chunk was dropped: only the frontier moves
             return 0, None
         connection = self._data.connection
+        if isinstance(table, Frames):
+            return self._frames.write(connection, table.columns, table.blocks(), ledger_id), None
         if not policy.quarantines:
             return self._target.write(connection, table, ledger_id), None
         reasons = self._target.write_fitting(connection, table, ledger_id)

@@ -61,6 +61,7 @@ REWIND = Scenario(
 REPROCESS = Scenario(
     "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), several_runs=True
 )
+COPY = Scenario("a run in copy form", options={"transform": "none", "attempt": {"form": "copy"}})
 RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), several_runs=True)
 
 
@@ -82,6 +83,8 @@ REACHED_BY = {
     "sweep": Reach("sweep", SWEEP),
     "transform": Reach("transform"),
     "load": Reach("load"),
+    "copy": Reach("extract", COPY),
+    "copy.before_rows": Reach("load", COPY),
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
     "replay": Reach("replay", REPLAY),
