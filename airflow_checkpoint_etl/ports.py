@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -344,6 +344,7 @@ class LaneSpec:
         source_identity: which source this is; empty where the stage does not know.
         settings: what the pipeline looks like, for people and for admin.
         accepts_reset: whether a source on another timeline is taken as it is.
+        empties: whether the lane's first load empties the target itself, in its own transaction.
     """
 
     lane: Lane
@@ -352,6 +353,7 @@ class LaneSpec:
     source_identity: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     accepts_reset: bool = False
+    empties: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +491,24 @@ class Loaded:
     rejected: int = 0
 
 
+class Passage(Protocol):
+    """A chunk whose rows come straight from the source, while they are loaded.
+
+    Attributes:
+        high: where it ends.
+        columns: its rows' columns, from the transaction that reads them.
+        rows: its rows, known when the blocks have ended.
+    """
+
+    high: str
+    columns: Columns
+    rows: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the binary COPY; raises what went wrong where it is read."""
+        ...
+
+
 class Warehouse(Protocol):
     """The target table, the ledger and the lanes: authority for "loaded", issuer of fences."""
 
@@ -593,6 +613,26 @@ class Warehouse(Protocol):
             FencedError: a newer load attempt owns the lane; nothing was written.
             RewoundError: the lane was rewound; nothing was written.
             ManifestConflictError: the lane stands elsewhere; nothing was written.
+        """
+        ...
+
+    def receive(
+        self, claim: Claim, chunk: Chunk, passage: Passage, preoperator: Sequence[str] = ()
+    ) -> Loaded:
+        """Load one chunk while it is read, in one transaction that begins with its compare-and-set.
+
+        Args:
+            claim: the load's claim.
+            chunk: the chunk; its rows are counted as they come.
+            passage: its rows.
+            preoperator: statements to run in the transaction of the lane's first chunk, before its
+                rows; they must leave the target empty.
+
+        Raises:
+            FencedError: a newer load attempt owns the lane; nothing was written.
+            RewoundError: the lane was rewound; nothing was written.
+            ManifestConflictError: the lane stands elsewhere; nothing was written.
+            PreflightError: the preoperator left rows, or another lane's rows are in the target.
         """
         ...
 

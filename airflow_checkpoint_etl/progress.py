@@ -12,8 +12,9 @@ from airflow_checkpoint_etl.sweep import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from enum import StrEnum
 
-    from airflow_checkpoint_etl.protocol import Chunk, Lane, Stage
+    from airflow_checkpoint_etl.protocol import Chunk, Lane
 
 log = logging.getLogger("airflow_checkpoint_etl.progress")
 
@@ -60,13 +61,13 @@ class Progress:
 
     Args:
         lane: the lane at work.
-        stage: the stage at work.
+        stage: the stage at work, or what else is at work.
         every: seconds between two lines.
         clock: a monotonic clock, in seconds.
     """
 
     def __init__(
-        self, lane: Lane, stage: Stage, every: float, clock: Callable[[], float] = time.monotonic
+        self, lane: Lane, stage: StrEnum, every: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
         self._started = clock()

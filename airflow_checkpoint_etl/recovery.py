@@ -163,6 +163,30 @@ class Recovery:
         )
         return Resumed(checkpoint, (), state, {chunk.seq: chunk for chunk in chain})
 
+    def transfer(self, extract: Claim, transform: Claim, load: Claim) -> Resumed:
+        """Set the records of extract and transform to where the warehouse is.
+
+        What they have staged is not used: the rows are read anew, and the files are collected.
+        """
+        resumed = self.load(load)
+        for claim in (extract, transform):
+            self._begin(claim, resumed.lane, self._read(claim.stage), ())
+        return replace(resumed, sources={})
+
+    def stand(self, checkpoint: Checkpoint, *claims: Claim) -> None:
+        """Note in the store that these stages stand where the load does; best effort."""
+        frontier = checkpoint.frontier
+        for claim in claims:
+            if claim.stage is Stage.EXTRACT:
+                frontier = replace(checkpoint.frontier, state_digest=NO_STATE)
+            state = checkpoint.state if claim.stage is Stage.TRANSFORM else None
+            noted = replace(checkpoint, stage=claim.stage, frontier=frontier, state=state)
+            try:
+                self._ports.checkpoints.begin(self._lane, claim.fence, noted)
+            except Exception as error:  # noqa: BLE001  the warehouse has it; the next attempt sets it
+                log.warning("%s: %s was not noted (%s)", self._lane, claim.stage, error)
+            frontier = checkpoint.frontier
+
     # --- steps ---------------------------------------------------------------------------------
 
     def _read(self, stage: Stage) -> StageRecord:

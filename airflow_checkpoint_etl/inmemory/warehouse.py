@@ -26,11 +26,13 @@ from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Rows, Run
+    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Passage, Rows, Run
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Policy, Rejects
 
@@ -155,6 +157,17 @@ class InMemoryWarehouse:
     def copy_faults(self, columns: Columns) -> list[str]:
         """Say that a list takes no copied rows."""
         return [f"{len(columns)} column(s) cannot be copied into memory"]
+
+    def receive(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        passage: Passage,  # noqa: ARG002
+        preoperator: Sequence[str] = (),  # noqa: ARG002
+    ) -> Loaded:
+        """Refuse: a list takes no copied rows, and a source in memory gives none."""
+        message = f"{claim.lane}: chunk {chunk.seq} cannot be copied into memory"
+        raise PreflightError(message)
 
     def tally(self, claim: Claim) -> Tally:  # noqa: ARG002
         """Return what was loaded from here: in memory there is one run at a time."""

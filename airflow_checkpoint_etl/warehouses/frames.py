@@ -83,6 +83,15 @@ class FrameTable:
         self._warned = False
         self._checked: str | None = None
 
+    @property
+    def target_oid(self) -> int | None:
+        """Which table was written last."""
+        return self._way.accepted.facts.oid if self._way is not None else None
+
+    def forget(self) -> None:
+        """Forget the target: it may be another table from here on."""
+        self._way = None
+
     def faults(self, connection: psycopg.Connection[Any], columns: Columns) -> list[str]:
         """Say why rows with these columns cannot be copied into the target; a missing one takes any.
 

@@ -26,6 +26,7 @@ from airflow_checkpoint_etl.ports import Loaded
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
+from airflow_checkpoint_etl.warehouses.first import FirstLoad
 from airflow_checkpoint_etl.warehouses.frames import FrameTable, schema_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
 from airflow_checkpoint_etl.warehouses.quarantine import keep
@@ -34,12 +35,13 @@ from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Rows, Run
+    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Passage, Rows, Run
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
@@ -127,6 +129,7 @@ class PostgresWarehouseAdapter:
         facts = self._target.describe(self._control.connection)
         if (
             facts is None
+            or spec.empties
             or self._target.is_empty(self._control.connection)
             or self._ledger.target_is_known(spec.lane.pipeline, facts.oid)
         ):
@@ -263,6 +266,46 @@ class PostgresWarehouseAdapter:
         )
         return Loaded(frontier, written, ledger_id, rejected=rejected)
 
+    def receive(
+        self, claim: Claim, chunk: Chunk, passage: Passage, preoperator: Sequence[str] = ()
+    ) -> Loaded:
+        """Load one chunk while it is read, in one transaction; see the port for what it raises."""
+        self._accept_copied(passage.columns)
+        with self._data.transaction():
+            self._data.rows(SQL["prepare_transaction"], self._settings(claim))
+            failpoint("load.before_advance")
+            row = self._data.row(SQL["advance_lane"], self._move(claim, chunk))
+            if row is not None:
+                ledger_id, generation, swept = row
+                if preoperator and chunk.seq == 1:
+                    first = FirstLoad(self._data.connection, self._target, claim.lane)
+                    first.run(preoperator)
+                    self._frames.forget()
+                failpoint("load.before_rows")
+                connection = self._data.connection
+                written = self._frames.write(
+                    connection, passage.columns, passage.blocks(), ledger_id
+                )
+                failpoint("load.after_rows")
+                if written != passage.rows:
+                    message = (
+                        f"chunk {chunk.seq} of {claim.lane}: {passage.rows:,} rows were read and "
+                        f"{written:,} written; the transaction is rolled back"
+                    )
+                    raise StagedChunkError(message)
+                target_oid = self._frames.target_oid
+                counted = {"id": ledger_id, "rows": written, "target_oid": target_oid}
+                self._data.rows(SQL["count_passed"], counted)
+                failpoint("load.before_commit")
+            # From here the commit may have landed, whatever this process hears of it.
+        if row is None:
+            return self._explain(claim, chunk)
+        failpoint("load.after_commit")
+        frontier = Frontier(
+            chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest, swept
+        )
+        return Loaded(frontier, written, ledger_id)
+
     def _write(
         self, chunk: Chunk, table: Rows, ledger_id: int, policy: Policy
     ) -> tuple[int, Rejects | None]:
@@ -387,7 +430,7 @@ class PostgresWarehouseAdapter:
                     "seq": chunk.seq,
                 },
             )
-            if row and row[0] == chunk.digest:
+            if row and chunk.digest and row[0] == chunk.digest:
                 return Loaded(
                     state.frontier, int(row[1]), int(row[2]), already=True, rejected=int(row[3])
                 )

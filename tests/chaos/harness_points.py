@@ -62,6 +62,9 @@ REPROCESS = Scenario(
     "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), several_runs=True
 )
 COPY = Scenario("a run in copy form", options={"transform": "none", "attempt": {"form": "copy"}})
+TRANSFER = Scenario(
+    "a transfer with a preoperator", ("transfer",), {"transform": "none", "prepared": True}
+)
 RESYNC = Scenario("a lane that is resynced", ("extract", "resync", *RUN), several_runs=True)
 
 
@@ -85,6 +88,7 @@ REACHED_BY = {
     "load": Reach("load"),
     "copy": Reach("extract", COPY),
     "copy.before_rows": Reach("load", COPY),
+    "transfer": Reach("transfer", TRANSFER),
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
     "replay": Reach("replay", REPLAY),
