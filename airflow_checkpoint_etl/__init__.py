@@ -19,6 +19,7 @@ _HOMES = {
     "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointLoadOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointCollectOperator": "airflow_checkpoint_etl.operators.collect",
+    "CheckpointTransferOperator": "airflow_checkpoint_etl.operators.transfer",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         CheckpointLoadOperator,
         CheckpointTransformOperator,
     )
+    from airflow_checkpoint_etl.operators.transfer import CheckpointTransferOperator
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
@@ -43,6 +45,7 @@ __all__ = [
     "CheckpointHook",
     "CheckpointLoadOperator",
     "CheckpointSensor",
+    "CheckpointTransferOperator",
     "CheckpointTransformOperator",
     "Pipeline",
     "PostgresSource",

@@ -25,9 +25,10 @@ from airflow_checkpoint_etl.triggers.checkpoint import StageFreeTrigger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import AssetAlias, Context
 
     from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
 
 OnBusy = Literal["wait", "skip", "fail"]
@@ -101,7 +102,7 @@ class CheckpointStageOperator(BaseOperator):
         try:
             ports = CheckpointHook(self.pipeline).ports()
             try:
-                self._runner = StageRunner(ports, self._attempt(context))
+                self._runner = self._runner_for(ports, self._attempt(context))
                 if self._killed:  # while the ports were being made
                     self._runner.stop()
                 summary = self._run(self._runner)
@@ -142,6 +143,9 @@ class CheckpointStageOperator(BaseOperator):
             policy=self.pipeline.policy,
             **self._options(),
         )
+
+    def _runner_for(self, ports: Ports, attempt: Attempt) -> StageRunner:
+        return StageRunner(ports, attempt)
 
     def _options(self) -> dict[str, Any]:
         """What this stage alone can be told."""
@@ -343,13 +347,18 @@ class CheckpointLoadOperator(CheckpointStageOperator):
         return runner.load()
 
     def _finished(self, context: Context, summary: Summary) -> None:
-        # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
-        if not summary.rows and not summary.kept:
-            return
-        extra: dict[str, Any] = {
-            "part": summary.part,
-            "first": summary.first,
-            "last": summary.last,
-            "rows": summary.rows,
-        }
-        context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)
+        emit_loaded(context, self._alias, self.pipeline, summary)
+
+
+def emit_loaded(context: Context, alias: AssetAlias, pipeline: Pipeline, summary: Summary) -> None:
+    """Emit the pipeline's asset if this DAG run has loaded something, in whichever of its tries."""
+    # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
+    if not summary.rows and not summary.kept:
+        return
+    extra: dict[str, Any] = {
+        "part": summary.part,
+        "first": summary.first,
+        "last": summary.last,
+        "rows": summary.rows,
+    }
+    context["outlet_events"][alias].add(pipeline.asset, extra=extra)
