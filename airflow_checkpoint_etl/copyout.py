@@ -49,6 +49,7 @@ class CopyOut:
         self._statement, self._check = statement, check
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
+        self._copying = True
         self.arrived = 0
         self.rows = 0
 
@@ -85,11 +86,12 @@ class CopyOut:
                 self._check()
                 self._wait()
                 continue
+            self._copying = length > 0
             if pieces:
                 self.arrived += len(pieces)
                 yield b"".join(pieces)
                 pieces, size = [], 0
-            if length < 0:
+            if not self._copying:
                 return
 
     def _wait(self) -> None:
@@ -117,20 +119,23 @@ class CopyOut:
     def _abandon(self) -> None:
         """Cancel the statement and take what was on the way, or give the connection up."""
         deadline = time.monotonic() + _DRAIN_SECONDS
+
+        def check() -> None:
+            if time.monotonic() > deadline:
+                message = "the server did not end a cancelled COPY in time"
+                raise psycopg.OperationalError(message)
+
+        self._check = check
         try:
-            self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
-            while time.monotonic() < deadline:
+            if self._copying:  # else there is nothing to cancel but the next statement
+                self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
+            while self._copying:
                 length, _ = self._pgconn.get_copy_data(1)
-                if length < 0:
-                    break
+                self._copying = length >= 0
                 if length == 0:
-                    self._poll.poll(_WAIT_SECONDS * 1000)
-                    self._pgconn.consume_input()
-            while time.monotonic() < deadline and self._result() is not None:
+                    self._wait()
+            while self._result() is not None:
                 pass
         except psycopg.Error:
-            self._connection.close()
-        else:
-            if self._pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-                with contextlib.suppress(psycopg.Error):
-                    self._connection.close()
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()

@@ -175,17 +175,24 @@ class Recovery:
 
     def stand(self, checkpoint: Checkpoint, *claims: Claim) -> None:
         """Note in the store that these stages stand where the load does; best effort."""
-        frontier = checkpoint.frontier
         for claim in claims:
-            if claim.stage is Stage.EXTRACT:
-                frontier = replace(checkpoint.frontier, state_digest=NO_STATE)
-            state = checkpoint.state if claim.stage is Stage.TRANSFORM else None
-            noted = replace(checkpoint, stage=claim.stage, frontier=frontier, state=state)
+            stateful = claim.stage is Stage.TRANSFORM
+            digest = checkpoint.frontier.state_digest if stateful else NO_STATE
+            noted = replace(
+                checkpoint,
+                stage=claim.stage,
+                frontier=replace(checkpoint.frontier, state_digest=digest),
+                state=checkpoint.state if stateful else None,
+            )
             try:
                 self._ports.checkpoints.begin(self._lane, claim.fence, noted)
             except Exception as error:  # noqa: BLE001  the warehouse has it; the next attempt sets it
-                log.warning("%s: %s was not noted (%s)", self._lane, claim.stage, error)
-            frontier = checkpoint.frontier
+                log.warning(
+                    "%s: the checkpoint store did not take where %s stands (%s)",
+                    self._lane,
+                    claim.stage,
+                    type(error).__name__,
+                )
 
     # --- steps ---------------------------------------------------------------------------------
 

@@ -98,9 +98,9 @@ class TransferRunner(StageRunner):
                 try:
                     for loaded in self._chunks(load, checkpoint, run, progress):
                         checkpoint = loaded
-                        if self._budget_is_spent(progress, started) and not self._goals.is_reached(
-                            checkpoint.frontier, run
-                        ):
+                        # Compared as text: the source is reading, and cannot be asked for its order.
+                        is_last = checkpoint.frontier.cursor == run.target
+                        if not is_last and self._budget_is_spent(progress, started):
                             run = self._shorten(extract, progress, checkpoint.frontier)
                             break
                 except ManifestConflictError as conflict:

@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.frames import FrameColumn, Packer
 from airflow_checkpoint_etl.ports import Read
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.sources import positions, queries
+from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.session import describe, run
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def read(session: Session, plan: Plan, low: str, target: str, rows: int, most: i
         try:
             count = copy_out(session, plan, low, high, packing)
         except _TooLargeError as large:
+            if not session.is_open:  # a new connection has to be trusted first
+                message = f"the connection to {session.source} was given up; try again"
+                raise LostConnectionError(message) from None
             rows = max(1, min(math.floor(large.rows * AIM), rows // 2))
             continue
         return Read(packing.frames(count), high)

@@ -172,8 +172,14 @@ class PostgresReader:
         Raises:
             LostConnectionError: the connection broke; the sink may have had some of the rows.
         """
-        plan, limit = self._steadily(self._ready), self._limit()
-        high = self._steadily(lambda: copying.bound(self._session, plan, low, target, limit))
+
+        def work() -> tuple[Plan, str]:
+            self._trust_server()
+            plan = self._plan()
+            return plan, copying.bound(self._session, plan, low, target, self._limit())
+
+        # Both on one connection: another one may lead to a server that lags behind what was settled.
+        plan, high = self._steadily(work)
         failpoint("copy.after_bound")
         counting = copying.Counting(sink)
         rows = copying.copy_out(self._session, plan, low, high, counting)
@@ -264,10 +270,6 @@ class PostgresReader:
             deadline = time.monotonic() + self._config.settle_timeout
             standby.wait_for_replay(self._session, self._primary, self._interruptible, deadline)
         self._trusted = control
-
-    def _ready(self) -> Plan:
-        self._trust_server()
-        return self._plan()
 
     def _limit(self, share: float = 1.0) -> int:
         """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""

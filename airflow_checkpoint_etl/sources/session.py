@@ -79,6 +79,11 @@ class Session:
 
     # --- psycopg ---------------------------------------------------------------------------------
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the psycopg connection is open."""
+        return self._control is not None and not self._control.closed
+
     def control(self) -> psycopg.Connection[Any]:
         """Return the psycopg connection, opening it if need be."""
         if self._control is None or self._control.closed:

@@ -170,6 +170,30 @@ def test_a_staged_chunk_above_the_cap_is_refused(copied, monkeypatch):
         copied.stage("extract")
 
 
+DAMAGE = {
+    "changed": "set_byte(data, length(data) - 9, get_byte(data, length(data) - 9) # 255)",
+    "cut": "substr(data, 1, length(data) - 1)",
+    "grown": "data || 'x'::bytea",
+    "exchanged": "(select data from checkpoint_etl.staged where name like '%%/000000000004-%%' limit 1)",
+    "arrow instead": "'\\xffffffff00000000'::bytea",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_file_is_refused_and_a_clear_stages_it_anew(copied, how):
+    copied.stage("extract")
+    copied.stage("transform")
+    copied.fetch(
+        f"update checkpoint_etl.staged set data = {DAMAGE[how].replace('%%', '%')} "
+        "where name like '%/000000000003-%'"
+    )
+    with pytest.raises(StagedChunkError, match="damaged or replaced"):
+        copied.stage("load")
+    assert copied.fetch("select count(*), max(id) from orders_copy") == [(200, 200)]
+    copied.run(clear_number=1)
+    copied.assert_exact()
+
+
 # --- what is read ---------------------------------------------------------------------------------
 
 
@@ -464,3 +488,35 @@ def test_the_statements_of_a_chunk_do_not_grow_with_its_rows(copied, monkeypatch
         ]
     assert counts[10] == counts[5000]
     copied.assert_exact()
+
+
+# --- leaving a copy early -------------------------------------------------------------------------
+
+
+class FullError(Exception):
+    """The sink takes no more."""
+
+
+@pytest.mark.parametrize("rows", [1, 100, 50_000])
+def test_a_copy_that_is_left_early_leaves_a_connection_that_works(copied, rows):
+    class Sink:
+        def begin(self, high, columns):
+            pass
+
+        def check(self):
+            pass
+
+        def write(self, block, rows):
+            raise FullError
+
+    copied.insert(max(0, rows - 1000))
+    copied.source["chunk_rows"] = rows
+    ports = copied.ports()
+    try:
+        for _ in range(3):
+            with pytest.raises(FullError):
+                ports.source.copy_out(BEGIN, f"i8:{max(rows, 1000)}", Sink())
+            assert ports.source._session.is_open
+        assert ports.source.read(BEGIN, "i8:1000", "copy").table.num_rows == min(rows, 1000)
+    finally:
+        ports.close()
