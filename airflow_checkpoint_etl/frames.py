@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Form = Literal["auto", "arrow", "copy"]
 """How a pipeline's chunks are staged; see :class:`airflow_checkpoint_etl.pipeline.Pipeline`."""
 
-CODEC: Final = "lz4"
-"""What compresses the rows: half the time of Zstandard for half as many bytes again."""
+CODEC: Final = "zstd"
+"""What compresses the rows: LZ4 takes as long, both ways together, and leaves half as many bytes again."""
 
 BLOCK: Final = 256 << 10
 """Bytes of a piece of a COPY: what is handed on at once, and what a queue holds several of."""
