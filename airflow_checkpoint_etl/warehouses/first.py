@@ -50,9 +50,16 @@ class FirstLoad:
         for statement in preoperator:
             try:
                 rows(self._connection, _contained(self._connection, statement))
-            except psycopg.Error as error:
+            except psycopg.OperationalError as error:
                 if error.sqlstate is None:
                     raise
+                # Trying again may cure it: a lost connection, a lock, a deadlock, a timeout.
+                message = (
+                    f"{self._lane}: the preoperator ended with {described(error)}; its transaction is "
+                    "rolled back"
+                )
+                raise type(error)(message) from None
+            except psycopg.Error as error:
                 message = (
                     f"{self._lane}: the preoperator was refused ({described(error)}); it runs inside the "
                     "first load's transaction. Nothing was written"

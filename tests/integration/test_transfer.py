@@ -382,3 +382,43 @@ def test_the_log_names_the_transfer(world, caplog):
         world.transfer()
     assert "transfer orders: from the beginning to 1,000" in caplog.text
     assert "transfer orders: done at 1,000: 10 chunk(s), 1,000 rows" in caplog.text
+
+
+@pytest.mark.parametrize("most", [None, 250])
+def test_a_cursor_of_text_is_transferred_in_the_sources_own_order(world, most):
+    """Only the source can compare such a cursor, and it is busy while it reads."""
+    world.fetch(
+        "create table named (name text primary key, x float8); "
+        "insert into named select 'Größe ' || n || chr(97 + n % 26), n / 7.0 from generate_series(1, 700) n",
+        at="source",
+    )
+    world.source |= {"table": "named", "cursor": "name", "settle": "none"}
+    world.attempt["max_rows"] = most
+    world.transfer()
+    world.attempt["max_rows"] = None
+    if most:
+        assert world.fetch("select count(*) from orders_copy") == [(300,)]
+    world.transfer("run_2")
+    world.fetch("alter table orders_copy add column id text generated always as (name) stored")
+    world.assert_exact("name, x", source="named")
+
+
+def test_a_transfer_keeps_no_more_than_a_few_blocks_in_memory(world, monkeypatch):
+    """The reading thread waits for the writing: at most the queue's blocks are ahead."""
+    from airflow_checkpoint_etl import transfer
+
+    most = 0
+    take = transfer._Reading._take
+
+    def watching(self):
+        nonlocal most
+        most = max(most, self._items.qsize())
+        return take(self)
+
+    monkeypatch.setattr(transfer._Reading, "_take", watching)
+    monkeypatch.setattr(transfer, "_AHEAD", 3)
+    monkeypatch.setattr("airflow_checkpoint_etl.copyout.BLOCK", 1000)
+    world.source["chunk_rows"] = 1000
+    world.transfer()
+    world.assert_exact()
+    assert most == 3
