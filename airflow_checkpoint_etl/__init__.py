@@ -22,6 +22,7 @@ _HOMES = {
     "CheckpointTransferOperator": "airflow_checkpoint_etl.operators.transfer",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
+    "checkpoint_retry_policy": "airflow_checkpoint_etl.retries",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
 }
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.operators.transfer import CheckpointTransferOperator
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
+    from airflow_checkpoint_etl.retries import checkpoint_retry_policy
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
     from airflow_checkpoint_etl.task_groups import checkpoint_task_group
 
@@ -52,6 +54,7 @@ __all__ = [
     "PostgresWarehouse",
     "Reject",
     "__version__",
+    "checkpoint_retry_policy",
     "checkpoint_task_group",
 ]
 

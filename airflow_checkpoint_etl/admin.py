@@ -59,6 +59,7 @@ class Admin:
         *,
         delete_rows: bool | None = None,
         allow_duplicates: bool = False,
+        incarnation: str | None = None,
         dry_run: bool = True,
     ) -> Rewound:
         """Go back to a chunk boundary; the next run reads again from there.
@@ -68,6 +69,7 @@ class Admin:
             delete_rows: take the rows loaded above it out of the target, by the lineage column. Left
                 out: yes for an append, no for an upsert, whose rows are replaced.
             allow_duplicates: accept that an append without lineage loads those rows twice.
+            incarnation: do it only in this life of the lane, which was looked at before.
             dry_run: count what it would touch, and keep nothing.
 
         Raises:
@@ -75,7 +77,12 @@ class Admin:
         """
         return self._rewind(
             RewindRequest(
-                to, self._actor, self._reason, delete_rows, allow_duplicates=allow_duplicates
+                to,
+                self._actor,
+                self._reason,
+                delete_rows,
+                allow_duplicates=allow_duplicates,
+                incarnation=incarnation,
             ),
             dry_run=dry_run,
         )
@@ -85,6 +92,7 @@ class Admin:
         *,
         delete_rows: bool | None = None,
         allow_duplicates: bool = False,
+        incarnation: str | None = None,
         dry_run: bool = True,
     ) -> Rewound:
         """Go back to the lane's start, and forget which source, target, cursor and filter it had.
@@ -100,6 +108,7 @@ class Admin:
                 delete_rows,
                 allow_duplicates=allow_duplicates,
                 forget=True,
+                incarnation=incarnation,
             ),
             dry_run=dry_run,
         )

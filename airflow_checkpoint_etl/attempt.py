@@ -6,12 +6,14 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_checkpoint_etl.observer import SILENT
 from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
 OnClear = Literal["resume", "fail", "reprocess"]
@@ -39,6 +41,7 @@ class Attempt:
         policy: what becomes of records that the transform or the target refuses.
         form: how extract stages chunks: ``"arrow"``, ``"copy"``, or ``"auto"``: copied where source and
             target are alike.
+        observer: who is told of every step.
     """
 
     lane: Lane
@@ -54,3 +57,4 @@ class Attempt:
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     form: Form = "arrow"
+    observer: Observer = SILENT

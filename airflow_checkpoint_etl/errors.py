@@ -154,6 +154,12 @@ class TooManyRejectedError(CheckpointEtlError):
     retryable = False
 
 
+class ConfirmationError(CheckpointEtlError):
+    """The action was not planned like this, or too long ago; nothing was changed."""
+
+    retryable = False
+
+
 class ReplayError(CheckpointEtlError):
     """Quarantined records cannot be replayed like this; nothing was changed."""
 

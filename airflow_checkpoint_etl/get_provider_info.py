@@ -52,12 +52,14 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks.checkpoint"),
         "sensors": _modules("sensors.checkpoint"),
         "triggers": _modules("triggers.checkpoint"),
+        "cli": [f"{PACKAGE}.cli.definition.get_checkpoint_cli_commands"],
         "task-decorators": [
             {
                 "name": "checkpoint_transform",
                 "class-name": f"{PACKAGE}.decorators.transform.checkpoint_transform_task",
             }
         ],
+        "extra-links": [f"{PACKAGE}.operators.links.CheckpointsLink"],
         "config": {
             "checkpoint_etl": {
                 "description": "How checkpointed pipelines work on this deployment.",
@@ -77,6 +79,17 @@ def get_provider_info() -> dict[str, Any]:
                         "deferred checkpoint sensor, look again.",
                         "5",
                     ),
+                    "warehouse_conn_ids": {
+                        "description": (
+                            "The connections, separated by commas, of the warehouses that the UI page, "
+                            "the command line and the MCP server look into. Running pipelines does not "
+                            "need it."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "dwh,dwh_eu",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -33,6 +33,7 @@ class Goals:
         attempt: who works on what.
         recovery: follows a warehouse that was restored.
         clock: a monotonic clock, in seconds.
+        waiting: is told in words what settling waits for.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Goals:
         attempt: Attempt,
         recovery: Recovery,
         clock: Callable[[], float] = time.monotonic,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
         self._ports, self._attempt, self._recovery, self._clock = ports, attempt, recovery, clock
+        self._waiting = waiting
         self._lane = attempt.lane
 
     def reopen(self, claim: Claim) -> Claim:
@@ -59,7 +62,7 @@ class Goals:
             or not run.done
             or run.clear_number >= claim.owner.clear_number
             or run.low == run.target
-            or not self._is_past(state.frontier.cursor, run.target)
+            or not self._was_passed(run.target, state.frontier.cursor)
         ):
             return claim
         if self._attempt.on_clear == "fail":
@@ -81,7 +84,7 @@ class Goals:
             return self._ports.warehouse.set_target(claim, run)
         failpoint("extract.before_settle")
         started = self._clock()
-        bound = self._ports.source.settle(frontier.cursor)
+        bound = self._ports.source.settle(frontier.cursor, self._waiting)
         failpoint("extract.after_settle")
         if is_behind(bound.swept, frontier.swept):
             message = (
@@ -91,8 +94,11 @@ class Goals:
                 "then looks at every row below the checkpoint once more"
             )
             raise SourceResetError(message)
+        low = frontier.cursor
+        if run is not None and self._was_passed(run.low, low):
+            low = run.low  # a run that goes on after a clear began where it first did
         goal = Run(
-            frontier.cursor,
+            low,
             bound.target,
             frontier.incarnation,
             bound.swept,
@@ -120,6 +126,13 @@ class Goals:
     def is_reached(self, frontier: Frontier, run: Run) -> bool:
         """Whether a stage has reached the run's target, and swept up late rows as far as it says."""
         return is_swept(frontier.swept, run.swept) and self._is_past(frontier.cursor, run.target)
+
+    def _was_passed(self, earlier: str, now: str) -> bool:
+        """Whether ``now`` is at or past a cursor of this run's past, which a reset may have outdated."""
+        try:
+            return self._is_past(now, earlier)
+        except cursors.CursorError:
+            return False  # of another cursor's type
 
     def _is_past(self, position: str, target: str) -> bool:
         if position == target:

@@ -80,10 +80,14 @@ def _require_table(parameter: str, value: Any) -> None:
     _require_text(parameter, value, "a table name")
     if "\x00" in value:
         raise invalid(parameter, value, "holds a NUL, which no name can", "take it out")
-    parts = _NAME_PART.findall("" if _templated(value) else value)
-    _check_names(
-        parameter, value, [quoted.replace('""', '"') or plain.strip() for quoted, plain in parts]
-    )
+    _check_names(parameter, value, [] if _templated(value) else name_parts(value))
+
+
+def name_parts(name: str) -> list[str]:
+    """Split the name of a table at its dots: ``sales."my.orders"`` is two parts."""
+    return [
+        quoted.replace('""', '"') or plain.strip() for quoted, plain in _NAME_PART.findall(name)
+    ]
 
 
 def _check_names(parameter: str, value: Any, names: Iterable[str]) -> None:
@@ -556,8 +560,11 @@ class Pipeline:
             "warehouse_conn_id": warehouse.conn_id,
             "write": warehouse.write,
             "key": list(warehouse.key_columns),
+            "lineage": getattr(warehouse, "lineage", "auto"),
             "checkpoint_conn_id": self.checkpoint_connection,
             "staging": self.staging,
+            "staging_conn_id": self.staging_conn_id,
+            "staging_grace": self.staging_grace,
             "on_error": self.on_error,
             "form": self.form,
         }

@@ -7,11 +7,11 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -26,6 +26,30 @@ if TYPE_CHECKING:
 
 
 # --- source --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table as its database names it, for lineage.
+
+    Attributes:
+        schema: its schema; empty where it has none.
+        name: its name.
+        columns: PostgreSQL types by column, in order.
+    """
+
+    schema: str
+    name: str
+    columns: Mapping[str, str]
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A source or warehouse that can say which table it works on."""
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what was learnt about the table so far, without asking anybody; None when nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +143,12 @@ class Source(Protocol):
         """Check names, types, order and privileges; raise PreflightError before anything is written."""
         ...
 
-    def settle(self, after: str) -> Bound:
+    def settle(self, after: str, waiting: Callable[[str], None] | None = None) -> Bound:
         """Return the bound for one run, whose target is ``after`` when there is nothing new.
+
+        Args:
+            after: where the run begins.
+            waiting: is told in words what is waited for, and an empty text when that is over.
 
         Raises:
             SettleTimeoutError: late transactions did not end in time; names them.
@@ -282,6 +310,7 @@ class LaneState:
         updated_at: when the frontier last moved, ISO 8601.
         settings: what the pipeline looked like when its extract last ran, for people and admin.
         fences: the newest fence that each stage was handed, by the stage's name.
+        is_reset: whether it was reset, and no extract has taken it up since.
     """
 
     frontier: Frontier
@@ -292,6 +321,7 @@ class LaneState:
     updated_at: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     fences: Mapping[str, int] = field(default_factory=dict)
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +350,8 @@ class Run:
         swept: how far late rows are to be swept; empty where the source is not swept.
         done: whether a load has reached the target.
         clear_number: how often the DAG run had been cleared when the goal was stored.
-        settled_ago: how many seconds before it is stored the bound was taken; None for a bound that
-            says nothing about what is new.
+        settled_ago: how many seconds before it is stored, or was read, the bound was taken; None for a
+            bound that says nothing about what is new.
     """
 
     low: str
@@ -357,6 +387,38 @@ class LaneSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, for people; never a row value.
+
+    Attributes:
+        kind: the error's class.
+        message: what may be said of it, at most 500 characters.
+        cursor: where the stage stood; empty where it had not begun.
+        retryable: whether trying again can help.
+    """
+
+    kind: str
+    message: str
+    cursor: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an attempt leaves for people who look at its stage.
+
+    Attributes:
+        waiting: what it waits for; empty for nothing.
+        failure: why it failed; None when it did not.
+        moved: whether it has done a chunk or reached the end: earlier failures are over.
+    """
+
+    waiting: str = ""
+    failure: Failure | None = None
+    moved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Floor:
     """What a checkpoint store has seen, above which a restored warehouse has to go on."""
 
@@ -377,6 +439,8 @@ class RewindRequest:
         allow_duplicates: accept that an append without lineage loads those rows a second time.
         forget: also forget what the lane was made with (a reset): the next extract takes cursor,
             source, target and filter as they then are.
+        incarnation: the lane's life that was looked at before; in another one nothing is done. None:
+            whichever it is.
     """
 
     to: str | None
@@ -385,6 +449,7 @@ class RewindRequest:
     delete_rows: bool | None = None
     allow_duplicates: bool = False
     forget: bool = False
+    incarnation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,6 +598,13 @@ class Warehouse(Protocol):
 
     def release(self, claim: Claim) -> None:
         """End the lease, if this claim still holds it."""
+        ...
+
+    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:
+        """Leave a note on a stage; nothing happens unless the fence is still the newest.
+
+        Without a fence (the attempt failed before it acquired the stage) only where nobody else works.
+        """
         ...
 
     def lane(self, lane: Lane) -> LaneState | None:

@@ -1,20 +1,33 @@
-"""What a running stage tells the task log: a line every few seconds, and a summary at the end."""
+"""What a running stage tells: the task log a line every few seconds and a summary, observers every step."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_checkpoint_etl import cursor as cursors
+from airflow_checkpoint_etl.errors import FencedError
+from airflow_checkpoint_etl.observer import (
+    SILENT,
+    Began,
+    ChunkDone,
+    Failed,
+    Finished,
+    Observers,
+    Waited,
+    Waiting,
+)
 from airflow_checkpoint_etl.sweep import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from enum import StrEnum
+    from collections.abc import Callable, Iterator
 
-    from airflow_checkpoint_etl.protocol import Chunk, Lane
+    from airflow_checkpoint_etl.observer import Observer
+    from airflow_checkpoint_etl.ports import Run
+    from airflow_checkpoint_etl.protocol import Chunk, Frontier, Lane, Stage
 
 log = logging.getLogger("airflow_checkpoint_etl.progress")
 
@@ -36,6 +49,10 @@ class Summary:
         kept: chunks of earlier attempts that this one found done and kept.
         seconds: how long the attempt took.
         rejected: records this attempt's chunks sent to quarantine.
+        generation: which life of the lane the attempt worked in.
+        first_chunk: number of the attempt's first chunk; 0 when it did none.
+        last_chunk: number of its last chunk; 0 when it did none.
+        size: bytes of its chunks' staged files.
     """
 
     pipeline: str
@@ -50,6 +67,10 @@ class Summary:
     kept: int
     seconds: float
     rejected: int = 0
+    generation: int = 0
+    first_chunk: int = 0
+    last_chunk: int = 0
+    size: int = 0
 
     def as_xcom(self) -> dict[str, Any]:
         """Return the summary as a dict of JSON values."""
@@ -57,40 +78,64 @@ class Summary:
 
 
 class Progress:
-    """Counts what an attempt does and logs it, at most once per ``every`` seconds.
+    """Counts what an attempt does, logs it at most once per ``every`` seconds, and tells observers.
 
     Args:
         lane: the lane at work.
-        stage: the stage at work, or what else is at work.
+        stage: the stage at work.
         every: seconds between two lines.
         clock: a monotonic clock, in seconds.
+        observer: who is told of every step.
+
+    Attributes:
+        label: how logs and the summary name what is at work: the stage.
     """
 
     def __init__(
-        self, lane: Lane, stage: StrEnum, every: float, clock: Callable[[], float] = time.monotonic
+        self,
+        lane: Lane,
+        stage: Stage,
+        every: float,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer = SILENT,
     ) -> None:
         self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
+        self.label = stage.value
+        self._observer = Observers([observer])  # whoever watches, and however badly
         self._started = clock()
-        self._spoke = self._started
-        self.chunks = self.rows_in = self.rows = self.kept = self.rejected = 0
+        self._spoke = self._marked = self._started
+        self.chunks = self.rows_in = self.rows = self.kept = self.rejected = self.size = 0
+        self.first_chunk = self.last_chunk = self.generation = 0
         self.first = self.last = self.target = cursors.BEGIN
 
-    def begin(self, at: str, target: str, kept: int, *, sweeping: bool = False) -> None:
+    def begin(self, frontier: Frontier, run: Run, kept: int, *, sweeping: bool = False) -> None:
         """Say where this attempt starts and how far it has to go.
 
         Args:
-            at: where it starts.
-            target: where the run ends.
+            frontier: where it starts.
+            run: where it ends.
             kept: chunks of earlier attempts that are kept.
-            sweeping: whether rows that appeared late below ``at`` come first.
+            sweeping: whether rows that appeared late below the frontier come first.
         """
+        at, target = frontier.cursor, run.target
         self.first = self.last = at
-        self.target, self.kept = target, kept
+        self.target, self.kept, self.generation = target, kept, frontier.generation
+        self._marked = self._clock()
+        self._observer.notice(
+            Began(
+                **self._now(),
+                first=at,
+                target=target,
+                kept=kept,
+                generation=frontier.generation,
+                bound_age=run.settled_ago,
+            )
+        )
         resumed = f"; {kept:,} chunk(s) of earlier tries are kept" if kept else ""
         if sweeping:
             log.info(
                 "%s %s: sweeping rows that appeared late at or below %s, then on to %s%s",
-                self._stage,
+                self.label,
                 self._lane,
                 self._at(at),
                 self._at(target),
@@ -98,11 +143,11 @@ class Progress:
             )
             return
         if at == target:
-            log.info("%s %s: nothing to do at %s%s", self._stage, self._lane, self._at(at), resumed)
+            log.info("%s %s: nothing to do at %s%s", self.label, self._lane, self._at(at), resumed)
             return
         log.info(
             "%s %s: from %s to %s%s",
-            self._stage,
+            self.label,
             self._lane,
             self._at(at),
             self._at(target),
@@ -117,15 +162,54 @@ class Progress:
             rows: rows that went out, where that is not what is staged.
             rejected: records that were rejected, where that is not what is staged.
         """
-        self.rejected += chunk.rejected if rejected is None else rejected
+        rejected = chunk.rejected if rejected is None else rejected
+        rows = chunk.rows if rows is None else rows
+        self.rejected += rejected
         self.chunks += 1
         self.rows_in += chunk.rows_in
-        self.rows += chunk.rows if rows is None else rows
-        self.last = chunk.high
+        self.rows += rows
+        self.size += chunk.size
+        self.last, self.last_chunk = chunk.high, chunk.seq
+        self.first_chunk = self.first_chunk or chunk.seq
         now = self._clock()
+        seconds, self._marked = now - self._marked, now
+        self._observer.notice(
+            ChunkDone(
+                **self._now(),
+                chunk=chunk,
+                rows=rows,
+                rejected=rejected,
+                seconds=seconds,
+                share=self._share(),
+            )
+        )
         if now - self._spoke >= self._every:
             self._spoke = now
-            log.info("%s %s: %s", self._stage, self._lane, self._line(chunk, now))
+            log.info("%s %s: %s", self.label, self._lane, self._line(chunk, now))
+
+    @contextlib.contextmanager
+    def waiting(self, on: str) -> Iterator[None]:
+        """Tell that the attempt waits until the block ends; no chunk's time counts it.
+
+        Args:
+            on: what it waits for, in a word.
+        """
+        began = self._clock()
+        self._observer.notice(Waiting(**self._now(), on=on))
+        try:
+            yield
+        finally:
+            ended = self._clock()
+            self._marked += ended - began
+            self._observer.notice(Waited(**self._now(), on=on, seconds=ended - began))
+
+    def failed(self, error: BaseException) -> None:
+        """Tell that the attempt ends here."""
+        fenced = isinstance(error, FencedError)
+        self._observer.notice(Failed(**self._now(), error=type(error).__name__, fenced=fenced))
+
+    def _now(self) -> dict[str, Any]:
+        return {"lane": self._lane, "stage": self._stage, "at": time.time_ns()}
 
     def _line(self, chunk: Chunk, now: float) -> str:
         seconds = max(now - self._started, 1e-6)
@@ -134,9 +218,15 @@ class Progress:
             at = parse(chunk.swept).at
             way = f", sweeping at {self._at(at)}" if at else ", swept"
             return f"chunk {chunk.seq:,}, {speed}{way} of {self._at(self.last)}"
-        share = cursors.share(self.first, self.last, self.target)
+        share = self._share()
         way = f", {share:.0%} of the way to {self._at(self.target)}" if share is not None else ""
         return f"chunk {chunk.seq:,}, {speed}, last {self._at(self.last)}{way}"
+
+    def _share(self) -> float | None:
+        try:
+            return cursors.share(self.first, self.last, self.target)
+        except cursors.CursorError:  # it is for people alone: no load fails of it
+            return None
 
     def _at(self, text: str) -> str:
         return cursors.display(text)
@@ -147,7 +237,7 @@ class Progress:
         if self.chunks:
             log.info(
                 "%s %s: done at %s: %s chunk(s), %s rows in %.1f s, %s rows/s",
-                self._stage,
+                self.label,
                 self._lane,
                 self._at(self.last),
                 f"{self.chunks:,}",
@@ -158,14 +248,14 @@ class Progress:
         if self.rejected:
             log.warning(
                 "%s %s: %s record(s) are in quarantine; see checkpoint_etl.quarantine in the warehouse",
-                self._stage,
+                self.label,
                 self._lane,
                 f"{self.rejected:,}",
             )
-        return Summary(
+        summary = Summary(
             pipeline=self._lane.pipeline,
             part=self._lane.part,
-            stage=self._stage.value,
+            stage=self.label,
             chunks=self.chunks,
             rows_in=self.rows_in,
             rows=self.rows,
@@ -175,4 +265,10 @@ class Progress:
             kept=self.kept,
             seconds=round(seconds, 3),
             rejected=self.rejected,
+            generation=self.generation,
+            first_chunk=self.first_chunk,
+            last_chunk=self.last_chunk,
+            size=self.size,
         )
+        self._observer.notice(Finished(**self._now(), summary=summary))
+        return summary

@@ -33,6 +33,7 @@ from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
+from airflow_checkpoint_etl.notes import Notes, noted
 from airflow_checkpoint_etl.ports import LaneSpec, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.attempt import Attempt
     from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.ports import Claim, Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
@@ -74,7 +76,8 @@ class StageRunner:
         self._ports, self._attempt, self._clock = ports, attempt, clock
         self._lane = attempt.lane
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
-        self._goals = Goals(ports, attempt, self._recovery, clock)
+        self._notes = Notes(ports.warehouse, attempt)
+        self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
         self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
@@ -90,6 +93,7 @@ class StageRunner:
 
     # --- the three stages ----------------------------------------------------------------------
 
+    @noted(Stage.EXTRACT)
     def extract(self) -> Summary:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
         spec = self._survey()
@@ -97,7 +101,8 @@ class StageRunner:
         with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
-            run = self._goals.settle(claim, checkpoint.frontier)
+            with progress.waiting("settle"):
+                run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
             while not self._goals.is_reached(checkpoint.frontier, run):
@@ -119,6 +124,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.TRANSFORM)
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
         if transformer is not None and self._attempt.policy.quarantines:
@@ -152,6 +158,7 @@ class StageRunner:
             self._confirm(claim)
             return progress.summary()
 
+    @noted(Stage.LOAD)
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
@@ -186,7 +193,7 @@ class StageRunner:
     @staticmethod
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
-        progress.begin(frontier.cursor, run.target, kept, sweeping=sweeping)
+        progress.begin(frontier, run, kept, sweeping=sweeping)
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -222,12 +229,18 @@ class StageRunner:
 
     @contextlib.contextmanager
     def _working(
-        self, stage: Stage, spec: LaneSpec, prepare: Callable[[Claim], Claim] | None = None
+        self,
+        stage: Stage,
+        spec: LaneSpec,
+        prepare: Callable[[Claim], Claim] | None = None,
+        observer: Observer | None = None,
     ) -> Iterator[tuple[Claim, Progress]]:
         attempt = self._attempt
-        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock)
+        observer = observer or attempt.observer
+        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock, observer)
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
+        self._notes.begin(claim, progress)
         try:
             if prepare is not None:
                 # Taking rows back may outlast the lease.
@@ -238,7 +251,9 @@ class StageRunner:
                 self._interrupting(),
             ):
                 yield claim, progress
-        except Exception:
+            self._notes.done()
+        except Exception as error:
+            progress.failed(CancelledError() if self._stop.is_set() else error)
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
                 message = (
                     f"{stage} of {self._lane} was stopped; everything committed so far is kept"

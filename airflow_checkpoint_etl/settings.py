@@ -47,6 +47,24 @@ class Settings:
         return dt.timedelta(seconds=self.lease_seconds)
 
 
+def warehouse_conn_ids() -> tuple[str, ...]:
+    """Return the connections of the warehouses that UI, command line and MCP server look into.
+
+    Raises:
+        ConfigurationError: none is configured.
+    """
+    text = conf.get(SECTION, "warehouse_conn_ids", fallback="") or ""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        message = (
+            f"[{SECTION}] warehouse_conn_ids is empty, so it is not known which warehouses to look into: "
+            "name the Airflow connections of your warehouses there, separated by commas, or in "
+            f"AIRFLOW__{SECTION.upper()}__WAREHOUSE_CONN_IDS"
+        )
+        raise ConfigurationError(message)
+    return names
+
+
 def _seconds(option: str, default: object) -> float:
     text = conf.get(SECTION, option, fallback=str(default))
     try:

@@ -15,13 +15,13 @@ import logging
 import queue
 import threading
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_checkpoint_etl import forms
 from airflow_checkpoint_etl.errors import ManifestConflictError
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.progress import Progress
+from airflow_checkpoint_etl.notes import noted
+from airflow_checkpoint_etl.observer import SILENT
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.recovery import now
 from airflow_checkpoint_etl.runner import StageRunner
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.attempt import Attempt
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.ports import Claim, Loaded, Ports, Run, Source
-    from airflow_checkpoint_etl.progress import Summary
+    from airflow_checkpoint_etl.progress import Progress, Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,6 @@ _AHEAD: Final = 32
 
 _WATCH_SECONDS: Final = 0.2
 _END_SECONDS: Final = 15.0
-
-
-class _Work(StrEnum):
-    """How logs and summaries name this attempt, which is three stages at once."""
-
-    TRANSFER = "transfer"
 
 
 class TransferRunner(StageRunner):
@@ -69,6 +63,7 @@ class TransferRunner(StageRunner):
         super().__init__(ports, replace(attempt, form="copy"), **options)
         self._preoperator = tuple(preoperator)
 
+    @noted(Stage.LOAD)
     def transfer(self) -> Summary:
         """Copy the source up to a settled bound into the warehouse.
 
@@ -79,17 +74,17 @@ class TransferRunner(StageRunner):
         spec = replace(self._survey(), empties=bool(self._preoperator))
         self._form = forms.choose(self._ports, self._attempt)
         with (
-            self._working(Stage.EXTRACT, spec, self._goals.reopen) as (extract, _),
-            self._working(Stage.TRANSFORM, self._spec()) as (transform, _),
-            self._working(Stage.LOAD, self._spec()) as (load, _),
+            self._working(Stage.EXTRACT, spec, self._goals.reopen, SILENT) as (extract, _),
+            self._working(Stage.TRANSFORM, self._spec(), None, SILENT) as (transform, _),
+            self._working(Stage.LOAD, self._spec()) as (load, progress),
         ):
+            progress.label = "transfer"
             claims = (extract, transform, load)
             checkpoint = self._recovery.transfer(*claims).checkpoint
             failpoint("transfer.after_begin")
             self._note_loaded(checkpoint)
-            run = self._goals.settle(extract, checkpoint.frontier)
-            every = self._attempt.progress_seconds
-            progress = Progress(self._lane, _Work.TRANSFER, every, self._clock)
+            with progress.waiting("settle"):
+                run = self._goals.settle(extract, checkpoint.frontier)
             self._begin(
                 progress, checkpoint.frontier, run, self._ports.warehouse.loaded_in_run(load)
             )

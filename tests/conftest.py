@@ -12,12 +12,28 @@ import pytest
 import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST, PostgresServer, ValkeyServer
-from tests import airflow_home  # noqa: F401  sets Airflow up, before anything imports it
+from tests import (
+    airflow_home,  # noqa: F401  sets Airflow up, before anything imports it
+    canary,
+)
+from tests.figures import (  # noqa: F401  hooks: a run ends with its figures
+    pytest_collection_finish,
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 from tests.memory import FAST, in_memory
 from tests.support import ORDERS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def no_log_tells_a_row() -> Iterator[None]:
+    """A canary in the whole suite."""
+    with canary.listening():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from airflow_checkpoint_etl.staging.redis import RedisStagingArea
 from airflow_checkpoint_etl.transfer import TransferRunner
 from airflow_checkpoint_etl.transform import CallableTransformer
 from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
+from tests import canary, figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,15 +137,16 @@ class World:
         """Run one attempt of one stage, as one Airflow task try would."""
         runner, ports = self.runner(stage, run, try_number, clear_number)
         try:
-            if stage == "extract":
-                return runner.extract()
-            if stage == "load":
-                return runner.load()
-            return runner.transform(
-                CallableTransformer(function, cursor_columns=("id",), **options)
-                if function is not None
-                else None
-            )
+            with canary.silent_errors():
+                if stage == "extract":
+                    return runner.extract()
+                if stage == "load":
+                    return runner.load()
+                return runner.transform(
+                    CallableTransformer(function, cursor_columns=("id",), **options)
+                    if function is not None
+                    else None
+                )
         finally:
             ports.close()
 
@@ -211,6 +213,7 @@ class World:
                   (select count(*) - count(distinct id) from {target})
                 """
             ).fetchone()  # type: ignore[misc]
+            figures.compared(len(expected), missing, extra, doubled)
             assert (missing, extra, doubled) == (0, 0, 0), (
                 f"{missing} missing, {extra} extra, {doubled} doubled"
             )

@@ -121,6 +121,10 @@ class AirflowApi:
         self._client.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
         return True
 
+    def sign_in(self, token: str) -> None:
+        """Send this token with every request, to a server that knows its users."""
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
     def _request(self, method: str, path: str, **options: Any) -> Any:
         deadline = time.monotonic() + _LOCKED_SECONDS
         response = self._send(method, path, **options)
@@ -354,6 +358,13 @@ class AirflowApi:
         }
         cleared = self._request("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
         return sorted(item["task_id"] for item in cleared["task_instances"])
+
+    # --- audit -----------------------------------------------------------------------------------
+
+    def audit_log(self, event: str) -> list[Mapping[str, Any]]:
+        """Return the audit log's entries of one kind, the newest first."""
+        params = {"event": event, "order_by": "-when"}
+        return list(self._request("GET", "/eventLogs", params=params)["event_logs"])
 
     # --- end -------------------------------------------------------------------------------------
 

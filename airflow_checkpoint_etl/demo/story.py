@@ -88,7 +88,10 @@ def set_up(rows: int, checkpoints: str, say: Say) -> Iterator[Stage]:
             "checkpoints": store,
         }
         say("starting Airflow: scheduler, DAG processor, triggerer, API server")
-        settings = {"AIRFLOW__CHECKPOINT_ETL__PROGRESS_SECONDS": "1"}
+        settings = {
+            "AIRFLOW__CHECKPOINT_ETL__PROGRESS_SECONDS": "1",
+            "AIRFLOW__CHECKPOINT_ETL__WAREHOUSE_CONN_IDS": "dwh",
+        }
         airflow = stack.enter_context(AirflowProcess(find_dags(), connections, settings))
         yield Stage(source_dsn, warehouse_dsn, airflow)
 

@@ -68,14 +68,14 @@ class CheckpointHook(BaseHook):
 
         pipeline = self.pipeline
         source, warehouse = pipeline.source, pipeline.warehouse
-        connect_source = _postgres("source.conn_id", source.conn_id)
+        connect_source = postgres_connector("source.conn_id", source.conn_id)
         connect_primary = (
-            _postgres("source.settle_conn_id", source.settle_conn_id)
+            postgres_connector("source.settle_conn_id", source.settle_conn_id)
             if source.settle_conn_id is not None
             else None
         )
-        connect_warehouse = _postgres("warehouse.conn_id", warehouse.conn_id)
-        checkpoints, staging = self._store_and_staging()
+        connect_warehouse = postgres_connector("warehouse.conn_id", warehouse.conn_id)
+        checkpoints, staging = self.store_and_staging()
         start_after = pipeline.start_after
         return Ports(
             source=PostgresReader(
@@ -89,8 +89,12 @@ class CheckpointHook(BaseHook):
             warehouse=PostgresWarehouseAdapter(warehouse, connect_warehouse, source.cursor_columns),
         )
 
-    def _store_and_staging(self) -> tuple[CheckpointStore, StagingArea]:
-        """The connection's type chooses the store; staging is in it unless a URL says where."""
+    def store_and_staging(self) -> tuple[CheckpointStore, StagingArea]:
+        """Return both: the connection's type chooses the store; staging is in it unless a URL says where.
+
+        Raises:
+            ConfigurationError: the connection does not exist, or has another type than it must.
+        """
         conn_id = self.pipeline.checkpoint_connection
         kind = _connection_type("checkpoint_conn_id", conn_id)
         cap = self.pipeline.staged_chunk_cap
@@ -119,7 +123,7 @@ class CheckpointHook(BaseHook):
                 PostgresStagingArea,
             )
 
-            factory = _postgres("checkpoint_conn_id", conn_id)
+            factory = postgres_connector("checkpoint_conn_id", conn_id)
             return PostgresCheckpointStore(factory), staging or PostgresStagingArea(factory, cap)
         msg = "checkpoint_conn_id"
         raise invalid(
@@ -231,18 +235,21 @@ def _is_at_least(position: str, wanted: tuple[str, ...]) -> bool:
     return cursors.compare(position, cursors.parse(tags, wanted)) >= 0
 
 
-def _stored_checkpoint(conn_id: str, lane: Lane, stage: Stage) -> Checkpoint | None:
-    store: CheckpointStore
+def open_store(conn_id: str) -> CheckpointStore:
+    """Return the checkpoint store behind a connection, for reading; close it after use."""
     if _connection_type("checkpoint_conn_id", conn_id) == "redis":
         from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore  # noqa: PLC0415
 
-        store = RedisCheckpointStore(_redis(conn_id))
-    else:
-        from airflow_checkpoint_etl.checkpoints.postgres import (  # noqa: PLC0415
-            PostgresCheckpointStore,
-        )
+        return RedisCheckpointStore(_redis(conn_id))
+    from airflow_checkpoint_etl.checkpoints.postgres import (  # noqa: PLC0415
+        PostgresCheckpointStore,
+    )
 
-        store = PostgresCheckpointStore(_postgres("checkpoint_conn_id", conn_id))
+    return PostgresCheckpointStore(postgres_connector("checkpoint_conn_id", conn_id))
+
+
+def _stored_checkpoint(conn_id: str, lane: Lane, stage: Stage) -> Checkpoint | None:
+    store = open_store(conn_id)
     try:
         return store.read(lane, stage).checkpoint
     finally:
@@ -263,7 +270,9 @@ def open_ledger(warehouse_conn_id: str) -> Ledger:
     from airflow_checkpoint_etl.postgres import Session  # noqa: PLC0415
     from airflow_checkpoint_etl.warehouses.ledger import Ledger  # noqa: PLC0415
 
-    session = Session(_postgres("warehouse.conn_id", warehouse_conn_id), "checkpoint_etl read")
+    session = Session(
+        postgres_connector("warehouse.conn_id", warehouse_conn_id), "checkpoint_etl read"
+    )
     return Ledger(session, session, lock_timeout=5.0)
 
 
@@ -283,7 +292,7 @@ def _connection_type(parameter: str, conn_id: str) -> str:
         ) from None
 
 
-def _postgres(parameter: str, conn_id: str) -> Callable[[], psycopg.Connection[Any]]:
+def postgres_connector(parameter: str, conn_id: str) -> Callable[[], psycopg.Connection[Any]]:
     """Return a factory of connections through PostgresHook.
 
     The Airflow connection is looked up once, here: the factory is called from other threads too.

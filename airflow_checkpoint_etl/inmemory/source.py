@@ -14,7 +14,7 @@ from airflow_checkpoint_etl.guarantee import Promise
 from airflow_checkpoint_etl.ports import Bound, Read, SourceFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import pyarrow as pa
 
@@ -86,7 +86,7 @@ class InMemorySource:
             raise PreflightError(message)
         return SourceFacts({}, Promise("memory", self._config.cursor_columns), cursors.BEGIN)
 
-    def settle(self, after: str) -> Bound:
+    def settle(self, after: str, waiting: Callable[[str], None] | None = None) -> Bound:  # noqa: ARG002
         """Return the last row's position; ``after`` when there is none beyond it."""
         ordered = self._ordered()
         last = self._position(ordered[-1]) if ordered else after

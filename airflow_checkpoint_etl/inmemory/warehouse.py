@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Passage, Rows, Run
+    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Note, Passage, Rows, Run
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Policy, Rejects
 
@@ -55,6 +55,7 @@ class InMemoryWarehouse:
         self.rows: list[dict[str, Any]] = []
         self.ledger: list[Chunk] = []
         self.quarantine: list[tuple[str, str]] = []
+        self.notes: dict[tuple[Lane, Stage], Note] = {}
         self._loaded: Counter[tuple[Lane, str, str]] = Counter()
         self._lanes: dict[Lane, LaneState] = {}
         self._fingerprints: dict[Lane, str] = {}
@@ -101,6 +102,12 @@ class InMemoryWarehouse:
     def release(self, claim: Claim) -> None:
         """End the lease, if this claim still has it."""
         self.heartbeat(claim, dt.timedelta(0))
+
+    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:  # noqa: ARG002
+        """Keep the note; nothing happens unless the fence is still the newest."""
+        with self._lock:
+            if fence is not None and self._stages[lane, stage][0] == fence:
+                self.notes[lane, stage] = note
 
     def lane(self, lane: Lane) -> LaneState | None:
         """Read a lane; None when it does not exist."""

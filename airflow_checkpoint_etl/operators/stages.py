@@ -15,7 +15,9 @@ from airflow.providers.common.compat.sdk import (
 from airflow_checkpoint_etl.attempt import Attempt, OnClear, OnRestored
 from airflow_checkpoint_etl.errors import CheckpointEtlError, StageBusyError, invalid
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
-from airflow_checkpoint_etl.operators.asset import pipeline_alias
+from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
+from airflow_checkpoint_etl.operators.lineage import LineageMixin
+from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
 from airflow_checkpoint_etl.runner import StageRunner
@@ -28,13 +30,14 @@ if TYPE_CHECKING:
     from airflow.sdk import AssetAlias, Context
 
     from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
 
 OnBusy = Literal["wait", "skip", "fail"]
 
 
-class CheckpointStageOperator(BaseOperator):
+class CheckpointStageOperator(LineageMixin, BaseOperator):
     """What the three stages share: acquiring, waiting for a busy stage, ending in order.
 
     Args:
@@ -49,6 +52,7 @@ class CheckpointStageOperator(BaseOperator):
     # The part first: a pipeline's strings can then name it, as in where="tenant = '{{ task.part }}'".
     template_fields: Sequence[str] = ("part", "pipeline")
     ui_color = "#e8f1fb"
+    operator_extra_links = (CheckpointsLink(),)
     stage: ClassVar[Stage]
 
     def __init__(
@@ -100,14 +104,17 @@ class CheckpointStageOperator(BaseOperator):
     def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
         check_part(self.part)
         try:
-            ports = CheckpointHook(self.pipeline).ports()
-            try:
-                self._runner = self._runner_for(ports, self._attempt(context))
-                if self._killed:  # while the ports were being made
-                    self._runner.stop()
-                summary = self._run(self._runner)
-            finally:
-                ports.close()
+            with self._watched(context) as observer:
+                ports = CheckpointHook(self.pipeline).ports()
+                try:
+                    self._runner = self._runner_for(ports, self._attempt(context, observer))
+                    if self._killed:  # while the ports were being made
+                        self._runner.stop()
+                    summary = self._run(self._runner)
+                    self._ask_guarantee(ports)
+                finally:
+                    self._describe(ports)
+                    ports.close()
         except StageBusyError as busy:
             self._busy(busy, waiting_since)
         except CheckpointEtlError as error:
@@ -119,7 +126,7 @@ class CheckpointStageOperator(BaseOperator):
         self._finished(context, summary)
         return summary.as_xcom()
 
-    def _attempt(self, context: Context) -> Attempt:
+    def _attempt(self, context: Context, observer: Observer) -> Attempt:
         settings = Settings.load()
         task_instance, dag_run = context["ti"], context["dag_run"]
         owner = Owner(
@@ -141,6 +148,7 @@ class CheckpointStageOperator(BaseOperator):
             progress_seconds=settings.progress_seconds,
             settings=self.pipeline.settings(),
             policy=self.pipeline.policy,
+            observer=observer,
             **self._options(),
         )
 
@@ -154,8 +162,17 @@ class CheckpointStageOperator(BaseOperator):
     def _run(self, runner: StageRunner) -> Summary:
         raise NotImplementedError
 
-    def _finished(self, context: Context, summary: Summary) -> None:
+    def _finished(self, context: Context, summary: Summary) -> None:  # noqa: ARG002  the load's
         """What to tell Airflow once the stage is done."""
+        self._tell_copied(summary)
+
+    def _emit(self, context: Context, alias: AssetAlias, summary: Summary) -> None:
+        """Emit the pipeline's asset if this DAG run has loaded something, in whichever of its tries."""
+        # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
+        if not summary.rows and not summary.kept:
+            return
+        extra = event_extra(summary, self._seen.guarantee if self._seen else "")
+        context["outlet_events"][alias].add(self.pipeline.asset, extra=extra)
 
     def _busy(self, busy: StageBusyError, waiting_since: str | None) -> NoReturn:
         if self.on_busy == "skip":
@@ -347,18 +364,5 @@ class CheckpointLoadOperator(CheckpointStageOperator):
         return runner.load()
 
     def _finished(self, context: Context, summary: Summary) -> None:
-        emit_loaded(context, self._alias, self.pipeline, summary)
-
-
-def emit_loaded(context: Context, alias: AssetAlias, pipeline: Pipeline, summary: Summary) -> None:
-    """Emit the pipeline's asset if this DAG run has loaded something, in whichever of its tries."""
-    # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
-    if not summary.rows and not summary.kept:
-        return
-    extra: dict[str, Any] = {
-        "part": summary.part,
-        "first": summary.first,
-        "last": summary.last,
-        "rows": summary.rows,
-    }
-    context["outlet_events"][alias].add(pipeline.asset, extra=extra)
+        super()._finished(context, summary)
+        self._emit(context, self._alias, summary)

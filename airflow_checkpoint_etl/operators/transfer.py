@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.operators.asset import pipeline_alias
-from airflow_checkpoint_etl.operators.stages import CheckpointExtractOperator, emit_loaded
+from airflow_checkpoint_etl.operators.stages import CheckpointExtractOperator
 from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.transfer import TransferRunner
@@ -50,6 +50,7 @@ class CheckpointTransferOperator(CheckpointExtractOperator):
     """
 
     stage = Stage.LOAD
+    straight = True
     template_fields: Sequence[str] = (*CheckpointExtractOperator.template_fields, "preoperator")
     template_ext: Sequence[str] = (".sql",)
 
@@ -150,7 +151,8 @@ class CheckpointTransferOperator(CheckpointExtractOperator):
         return runner.transfer()
 
     def _finished(self, context: Context, summary: Summary) -> None:
-        emit_loaded(context, self._alias, self.pipeline, summary)
+        super()._finished(context, summary)
+        self._emit(context, self._alias, summary)
 
 
 def _statements(preoperator: str | Sequence[str] | None) -> tuple[str, ...]:

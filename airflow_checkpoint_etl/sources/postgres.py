@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.failpoints import failpoint
-from airflow_checkpoint_etl.ports import Read, Sweep
+from airflow_checkpoint_etl.ports import Read, Sweep, TableFacts
 from airflow_checkpoint_etl.sources import (
     arrow,
     catalog,
@@ -96,8 +96,12 @@ class PostgresReader:
             self._session, self._writers(settling), self._config, plan, settling, start
         )
 
-    def settle(self, after: str) -> Bound:
+    def settle(self, after: str, waiting: Callable[[str], None] | None = None) -> Bound:
         """Return the highest cursor below which no more rows can appear; ``after`` if none is new.
+
+        Args:
+            after: where the run begins.
+            waiting: is told in words what is waited for, and an empty text when that is over.
 
         Raises:
             SettleTimeoutError: transactions that may still write did not end; names them.
@@ -113,8 +117,21 @@ class PostgresReader:
                 config=self._config,
                 plan=self._plan(),
                 settling=settling,
+                waiting=waiting,
             )
             return settler.settle(after)
+
+        return self._steadily(work)
+
+    def newest(self) -> str:
+        """Return the highest id there is now, settled or not; for people, never for a run."""
+
+        def work() -> str:
+            plan = self._plan()
+            rows = self._session.fetch(plan.keyset.newest(cursors.BEGIN))
+            if not rows:
+                return cursors.BEGIN
+            return positions.from_texts(plan.keyset.key, plan.tags, rows[0])
 
         return self._steadily(work)
 
@@ -227,6 +244,14 @@ class PostgresReader:
             return bool(self._session.fetch(statement)[0][0])
 
         return self._steadily(work)
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what is read, as the catalog has it; None for a query, or before preflight."""
+        plan = self._known_plan
+        if plan is None or plan.relation is None:
+            return None
+        columns = {column.name: column.pg_type for column in plan.columns}
+        return TableFacts(plan.relation.schema, plan.relation.name, columns)
 
     def cancel(self) -> None:
         """Interrupt the running call; safe from any thread and from a signal handler."""

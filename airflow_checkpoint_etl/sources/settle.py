@@ -29,10 +29,10 @@ from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Bound
 from airflow_checkpoint_etl.sources import positions, queries, standby
 from airflow_checkpoint_etl.sources.reset import check_reset, gone_back
-from airflow_checkpoint_etl.sources.waiting import wait_until
+from airflow_checkpoint_etl.sources.waiting import Telling, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
@@ -58,6 +58,7 @@ class Settler:
         config: what is read.
         plan: how it is read.
         settling: how it is settled.
+        waiting: is told in words what is waited for, and an empty text when that is over.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Settler:
         config: PostgresSource,
         plan: Plan,
         settling: Settling,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
         self._session = session
         self._writers = writers
@@ -78,6 +80,7 @@ class Settler:
         self._settling = settling
         self._timeout = config.settle_timeout
         self._deadline = 0.0
+        self._tell = Telling(waiting)
         self._statements = queries.load("settle.sql")
 
     def settle(self, after: str) -> Bound:
@@ -177,12 +180,20 @@ class Settler:
         failpoint("settle.before_wait")
         if waiting:
             log.info("waiting for %d transaction(s) that may still write", len(waiting))
-        if not wait_until(lambda: not self._alive(waiting), self._interruptible, self._deadline):
+
+        def are_over() -> bool:
+            alive = self._alive(waiting)
+            if alive:
+                self._tell(lambda: f"waiting for {self._in_words(alive)}")
+            return not alive
+
+        if not wait_until(are_over, self._interruptible, self._deadline):
             raise SettleTimeoutError(self._timeout_message(self._alive(waiting)))
         if self._writers is not self._session:
             standby.wait_for_replay(
                 self._session, self._writers, self._interruptible, self._deadline
             )
+        self._tell.over()
         failpoint("settle.after_wait")
 
     def _alive(self, transactions: list[str]) -> list[str]:
@@ -193,15 +204,22 @@ class Settler:
         return transactions
 
     def _timeout_message(self, waiting: Sequence[str]) -> str:
+        return (
+            f"{len(waiting)} transaction(s) that may still write below the bound did not end within "
+            f"settle_timeout={self._timeout:g} s: {self._named(waiting)}; end "
+            "them (pg_terminate_backend, rollback prepared) or raise settle_timeout"
+        )
+
+    def _in_words(self, waiting: Sequence[str]) -> str:
+        what = "transactions that may" if len(waiting) > 1 else "a transaction that may"
+        return f"{what} still write below the bound: {self._named(waiting)}"
+
+    def _named(self, waiting: Sequence[str]) -> str:
         rows = self._writers.fetch(self._statements["blockers"], {"transactions": list(waiting)})
         named = [_blocker(*row[1:]) for row in rows[:_NAMED_BLOCKERS]]
         if len(rows) > _NAMED_BLOCKERS:
             named.append(f"{len(rows) - _NAMED_BLOCKERS} more")
-        return (
-            f"{len(waiting)} transaction(s) that may still write below the bound did not end within "
-            f"settle_timeout={self._timeout:g} s: {'; '.join(named) or 'they ended just now'}; end "
-            "them (pg_terminate_backend, rollback prepared) or raise settle_timeout"
-        )
+        return "; ".join(named) or "they ended just now"
 
 
 def _blocker(

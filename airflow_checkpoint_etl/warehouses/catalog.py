@@ -56,6 +56,8 @@ class TargetFacts:
         row_security: whether row-level security applies to the role.
         privileges: which of insert, select, update the role has on the table, and ``temporary`` on
             the database.
+        is_unlogged: whether a crash of the server empties it, or a partition of it.
+        is_remote: whether a partition is a foreign table, which commits by itself.
     """
 
     oid: int
@@ -65,6 +67,8 @@ class TargetFacts:
     unique_keys: frozenset[frozenset[str]] = field(default_factory=frozenset)
     row_security: bool = False
     privileges: frozenset[str] = field(default_factory=frozenset)
+    is_unlogged: bool = False
+    is_remote: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -139,7 +143,7 @@ def describe(connection: psycopg.Connection[Any], table: str) -> TargetFacts | N
         raise problem from None
     if not found:
         return None
-    oid, schema, name, kind, row_security, insert, select, update, temporary = found[0]
+    oid, schema, name, kind, row_security, insert, select, update, temporary, *odd = found[0]
     if kind not in _TABLES:
         message = (
             f"target {quoted(schema, name)} is {_KINDS.get(kind, 'no table')}; "
@@ -157,6 +161,8 @@ def describe(connection: psycopg.Connection[Any], table: str) -> TargetFacts | N
         unique_keys=frozenset(frozenset(row[0]) for row in keys),
         row_security=row_security,
         privileges=frozenset(name for name, has in granted.items() if has),
+        is_unlogged=odd[0],
+        is_remote=odd[1],
     )
 
 

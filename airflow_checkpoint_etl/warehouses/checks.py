@@ -35,6 +35,16 @@ def table_faults(
             "row-level security applies to the role, and COPY does not work with it; "
             "load as the table's owner or as a role with bypassrls"
         )
+    if facts.is_unlogged:
+        faults.append(
+            "it is unlogged, or a partition of it is: a crash of the server would empty it while the "
+            f"ledger says that its rows are loaded; run: alter table {facts} set logged"
+        )
+    if facts.is_remote:
+        faults.append(
+            "a partition of it is a foreign table, which commits by itself and not with the ledger; "
+            "load into a table whose partitions are all on this server"
+        )
     faults += _lineage_faults(facts, config)
     if config.write == "upsert":
         faults += _upsert_faults(facts, config.key_columns, cursor_columns)

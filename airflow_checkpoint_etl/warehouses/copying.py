@@ -228,6 +228,36 @@ def insert_all(
     )
 
 
+def count_not_taken(
+    target: sql.Identifier,
+    plans: tuple[ColumnPlan, ...],
+    arrivals: sql.Composable,
+    key: tuple[str, ...],
+    cursor_columns: tuple[str, ...],
+) -> sql.Composed:
+    """Return the query that counts arrived rows of which the target has neither this nor a newer version.
+
+    An upsert leaves older versions out, so the number of rows it touched does not tell.
+    """
+
+    def row(alias: str, columns: tuple[str, ...]) -> sql.Composable:
+        return sql.SQL(", ").join(sql.Identifier(alias, name) for name in columns)
+
+    return sql.SQL(
+        "select count(*) from (select {rows} from {arrivals}) arrived where not exists ("
+        "select from {target} as standing where ({key}) = ({arrived_key}) "
+        "and (({cursor}) >= ({arrived_cursor})) is not false)"
+    ).format(
+        rows=_cast_columns(plans),
+        arrivals=arrivals,
+        target=target,
+        key=row("standing", key),
+        arrived_key=row("arrived", key),
+        cursor=row("standing", cursor_columns),
+        arrived_cursor=row("arrived", cursor_columns),
+    )
+
+
 def upsert_newest(
     target: sql.Identifier,
     plans: tuple[ColumnPlan, ...],

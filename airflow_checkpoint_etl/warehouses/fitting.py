@@ -25,7 +25,12 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.warehouses.catalog import rows
 from airflow_checkpoint_etl.warehouses.copying import Encoder, copy_rows, create_arrivals
-from airflow_checkpoint_etl.warehouses.loading import INPUT_IS_VALID, insertion, write_rows
+from airflow_checkpoint_etl.warehouses.loading import (
+    INPUT_IS_VALID,
+    check_taken,
+    insertion,
+    write_rows,
+)
 from airflow_checkpoint_etl.warehouses.refusals import ROW_CLASSES, explained, translated
 
 if TYPE_CHECKING:
@@ -171,9 +176,12 @@ def _one_by_one(
             command.execute(block, prepare=False)
     found = {row[0]: row[1:] for row in rows(connection, sql.SQL("table {}").format(refused))}
     columns = _invalid_columns(connection, accepted, arrivals, units, refused)
-    rows(connection, sql.SQL("drop table {}, {}, {}").format(arrivals, units, refused))
     taken = int(found.pop(-1)[0])
     expected = sum(bounds[unit + 1] - bounds[unit] for unit in places if unit not in found)
+    if accepted.key and taken < expected:
+        rows(connection, _without_refused(arrivals, units, refused))
+        check_taken(connection, accepted, arrivals)
+    rows(connection, sql.SQL("drop table {}, {}, {}").format(arrivals, units, refused))
     if not accepted.key and taken != expected:
         message = (
             f"target {accepted.facts} took {taken:,} of {expected:,} rows: a trigger or rule on it drops "
@@ -224,6 +232,16 @@ def _tables(units: sql.Identifier, refused: sql.Identifier) -> sql.Composed:
         "create temporary table {} (place integer, state text, at_column text, by_constraint text)"
         " on commit drop"
     ).format(units, refused)
+
+
+def _without_refused(
+    arrivals: sql.Identifier, units: sql.Identifier, refused: sql.Identifier
+) -> sql.Composed:
+    return sql.SQL(
+        "delete from {arrivals} arrived using {units} unit, {refused} refused "
+        "where refused.place = unit.place "
+        "and arrived._ck_row >= unit.first and arrived._ck_row < unit.after"
+    ).format(arrivals=arrivals, units=units, refused=refused)
 
 
 def _copy_units(

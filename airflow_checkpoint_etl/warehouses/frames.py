@@ -29,7 +29,7 @@ from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, rows
 from airflow_checkpoint_etl.warehouses.convert import keep
 from airflow_checkpoint_etl.warehouses.copying import copy_rows, create_arrivals
 from airflow_checkpoint_etl.warehouses.ddl import LINEAGE_DEFAULT, LINEAGE_SETTING
-from airflow_checkpoint_etl.warehouses.loading import Accepted, insertion
+from airflow_checkpoint_etl.warehouses.loading import Accepted, check_taken, insertion
 from airflow_checkpoint_etl.warehouses.refusals import translated
 from airflow_checkpoint_etl.warehouses.wire import ColumnPlan, Route
 
@@ -84,9 +84,9 @@ class FrameTable:
         self._checked: str | None = None
 
     @property
-    def target_oid(self) -> int | None:
-        """Which table was written last."""
-        return self._way.accepted.facts.oid if self._way is not None else None
+    def accepted_facts(self) -> TargetFacts | None:
+        """The facts about the target when rows were accepted or written last; None before."""
+        return self._way.accepted.facts if self._way is not None else None
 
     def forget(self) -> None:
         """Forget the target: it may be another table from here on."""
@@ -328,6 +328,8 @@ def _through_arrivals(
     with connection.cursor() as command:
         command.execute(insertion(accepted, arrivals, ledger_id), prepare=False)
         touched = command.rowcount
+    if accepted.key and touched < copied:
+        check_taken(connection, accepted, arrivals)
     rows(connection, sql.SQL("drop table {}").format(arrivals))
     return copied, touched
 

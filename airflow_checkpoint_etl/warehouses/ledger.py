@@ -6,6 +6,7 @@ to the ledger's tables is here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -133,6 +134,10 @@ class Ledger:
             },
         )
 
+    def start_anew(self, spec: LaneSpec) -> None:
+        """Have a lane that was reset start where the pipeline now says."""
+        self._session.rows(SQL["start_lane_anew"], _key(spec.lane) | {"cursor": spec.start})
+
     def check(self, spec: LaneSpec) -> None:
         """Compare a lane with the pipeline that wants to use it.
 
@@ -225,7 +230,11 @@ class Ledger:
         fence = int(row[0])
         claim = Claim(lane, stage, fence, owner, self._incarnation(lane, stage, fence))
         if stage is Stage.LOAD:
-            self._take_lane(claim)
+            try:
+                self._take_lane(claim)
+            except Exception:
+                self.give_back(claim)
+                raise
         return claim
 
     def _incarnation(self, lane: Lane, stage: Stage, fence: int) -> str:
@@ -315,6 +324,11 @@ class Ledger:
         """Extend the lease; False when a newer fence was handed out."""
         key = _key(claim.lane) | {"stage": claim.stage.value, "fence": claim.fence}
         return self._heartbeat.count(SQL["extend_lease"], key | {"lease": lease}) == 1
+
+    def give_back(self, claim: Claim) -> None:
+        """End the lease of an attempt that failed before it began; best effort, it runs out by itself."""
+        with contextlib.suppress(Exception):
+            self.release(claim)
 
     def release(self, claim: Claim) -> None:
         """End the lease, if this claim still has it."""
@@ -422,4 +436,5 @@ def _lane_state(row: Row) -> LaneState:
         updated_at=row[11].isoformat(),
         settings=row[13],
         fences=row[14],
+        is_reset=row[8] == "" and seq == 0,
     )

@@ -38,6 +38,10 @@ create table checkpoint_etl.stage (
     host        text,
     acquired_at timestamptz,
     lease_until timestamptz,
+    note        text,                       -- what its attempt waits for, for people
+    failures    integer not null default 0, -- attempts that failed since it moved
+    failure     jsonb,                      -- the last of them: kind, message, place; never a row value
+    failed_at   timestamptz,
     primary key (pipeline, part, stage)
 );
 
@@ -54,9 +58,13 @@ create table checkpoint_etl.run (
     clear_number integer     not null default 0,
     done         boolean     not null default false,
     settled_at   timestamptz not null default clock_timestamp(),
+    stored_at    timestamptz not null default clock_timestamp(),  -- when its extract gave it its end
     finished_at  timestamptz,
     primary key (pipeline, part, dag_id, run_id)
 );
+create index run_by_lane on checkpoint_etl.run (pipeline, part, stored_at desc);
+create index run_by_run on checkpoint_etl.run (dag_id, run_id);
+create index run_complete on checkpoint_etl.run (pipeline, part, incarnation, settled_at desc) where done;
 
 -- One row per loaded chunk, written in the transaction that writes its rows.
 create table checkpoint_etl.ledger (
@@ -95,6 +103,7 @@ create unique index ledger_chain on checkpoint_etl.ledger (pipeline, part, seq)
     where rewound_at is null;
 create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
 create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
+create index ledger_rejected on checkpoint_etl.ledger (pipeline, part, id desc) where rows_rejected > 0;
 
 -- Rejected records, committed in the load transaction of their chunk.
 create table checkpoint_etl.quarantine (

@@ -20,6 +20,7 @@ from airflow_checkpoint_etl.warehouses.copying import (
     Encoder,
     copy_rows,
     count_losses,
+    count_not_taken,
     create_arrivals,
     insert_all,
     upsert_newest,
@@ -126,8 +127,34 @@ def _through_arrivals(
     except psycopg.DataError as error:
         _name_culprits(connection, accepted, arrivals, error)
         raise
+    if accepted.key and inserted < copied:
+        check_taken(connection, accepted, arrivals)
     rows(connection, sql.SQL("drop table {}").format(arrivals))
     return copied if accepted.key else inserted
+
+
+def check_taken(
+    connection: psycopg.Connection[Any], accepted: Accepted, arrivals: sql.Composable
+) -> None:
+    """Check that every arrived row of an upsert is in the target, or a newer version of it.
+
+    Raises:
+        PreflightError: some are not.
+    """
+    query = count_not_taken(
+        accepted.facts.identifier,
+        accepted.plans,
+        arrivals,
+        accepted.key,
+        accepted.cursor_columns,
+    )
+    ((left,),) = rows(connection, query)
+    if left:
+        message = (
+            f"target {accepted.facts} did not take {left:,} rows of the chunk: a trigger or rule on it "
+            "drops or redirects rows, or changes their key or cursor; load into a table without it"
+        )
+        raise PreflightError(message)
 
 
 def _insert(

@@ -22,13 +22,14 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.frames import Frames
-from airflow_checkpoint_etl.ports import Loaded
+from airflow_checkpoint_etl.ports import Loaded, TableFacts
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
 from airflow_checkpoint_etl.warehouses.first import FirstLoad
 from airflow_checkpoint_etl.warehouses.frames import FrameTable, schema_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
+from airflow_checkpoint_etl.warehouses.notes import leave
 from airflow_checkpoint_etl.warehouses.quarantine import keep
 from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
 from airflow_checkpoint_etl.warehouses.target import TargetTable
@@ -41,7 +42,16 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Passage, Rows, Run
+    from airflow_checkpoint_etl.ports import (
+        Claim,
+        Floor,
+        LaneSpec,
+        LaneState,
+        Note,
+        Passage,
+        Rows,
+        Run,
+    )
     from airflow_checkpoint_etl.postgres import Connect
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
@@ -66,7 +76,7 @@ class PostgresWarehouseAdapter:
         self, config: PostgresWarehouse, connect: Connect, cursor_columns: tuple[str, ...]
     ) -> None:
         self._config, self._cursor_columns = config, cursor_columns
-        self._control = Session(connect, "checkpoint_etl control")
+        self._control = Session(connect, "checkpoint_etl control", {"synchronous_commit": "on"})
         self._beat = Session(connect, "checkpoint_etl heartbeat")
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)
@@ -114,15 +124,28 @@ class PostgresWarehouseAdapter:
 
     def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
         """Take a stage; extract creates the lane."""
-        if stage is Stage.EXTRACT and self._ledger.lane(spec.lane) is None:
-            self._check_new_lane(spec)
-            self._ledger.create(spec)
+        if stage is Stage.EXTRACT:
+            self._begin_lane(spec)
         self._ledger.check(spec)
         claim = self._ledger.acquire(spec.lane, stage, owner, lease)
-        failpoint(f"{stage}.after_acquire")
-        if stage is Stage.LOAD:
-            self._check_target(spec.lane)
+        try:
+            failpoint(f"{stage}.after_acquire")
+            if stage is Stage.LOAD:
+                self._check_target(spec.lane)
+        except Exception:
+            self._ledger.give_back(claim)
+            raise
         return claim
+
+    def _begin_lane(self, spec: LaneSpec) -> None:
+        """Create the lane, or have one that was reset start where the pipeline now says."""
+        state = self._ledger.lane(spec.lane)
+        if state is None:
+            self._check_new_lane(spec)
+            self._ledger.create(spec)
+        elif state.is_reset and state.frontier.cursor != spec.start:
+            self._check_new_lane(spec)
+            self._ledger.start_anew(spec)
 
     def _check_new_lane(self, spec: LaneSpec) -> None:
         """A new lane on a table with rows would load again what is there, e.g. after a lost ledger."""
@@ -167,6 +190,10 @@ class PostgresWarehouseAdapter:
     def release(self, claim: Claim) -> None:
         """End the lease, if this claim still has it."""
         self._ledger.release(claim)
+
+    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:
+        """Leave a note on a stage, for people; see the port."""
+        leave(self._control, lane, stage, owner, note, fence)
 
     def lane(self, lane: Lane) -> LaneState | None:
         """Read a lane; None when it does not exist."""
@@ -293,7 +320,8 @@ class PostgresWarehouseAdapter:
                         f"{written:,} written; the transaction is rolled back"
                     )
                     raise StagedChunkError(message)
-                target_oid = self._frames.target_oid
+                facts = self._frames.accepted_facts
+                target_oid = facts.oid if facts is not None else self._target_oid
                 counted = {"id": ledger_id, "rows": written, "target_oid": target_oid}
                 self._data.rows(SQL["count_passed"], counted)
                 failpoint("load.before_commit")
@@ -440,6 +468,14 @@ class PostgresWarehouseAdapter:
             "continue it"
         )
         raise ManifestConflictError(message)
+
+    def table_facts(self) -> TableFacts | None:
+        """Return what is known of the target since rows were accepted; None before."""
+        facts = self._target.accepted_facts or self._frames.accepted_facts
+        if facts is None:
+            return None
+        columns = {column.name: column.pg_type for column in facts.columns}
+        return TableFacts(facts.schema, facts.name, columns)
 
     # --- ending --------------------------------------------------------------------------------
 

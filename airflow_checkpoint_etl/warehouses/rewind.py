@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import sql
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import sweep
@@ -34,6 +33,7 @@ from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
 from airflow_checkpoint_etl.warehouses.ledger import SQL as STATEMENTS
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
 from airflow_checkpoint_etl.warehouses.quarantine import Replay, check_target
+from airflow_checkpoint_etl.warehouses.takeback import take_back_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -256,10 +256,18 @@ class LaneAdmin:
     ) -> Rewound:
         before, target_oid, settings = self._lock(lane)
         failpoint("rewind.after_lock")
+        if request.incarnation not in {None, before.incarnation}:
+            message = (
+                f"{lane} was rewound, reset or resynced since it was looked at (it is in generation "
+                f"{before.generation} now); nothing was changed. Look again"
+            )
+            raise RewindError(message)
         point = self._point(lane, before, request.to)
         key = _key(lane) | {"seq": point.seq}
         chunks, rows, quarantined = self._session.rows(SQL["above"], key)[0]
-        deleted = self._delete(lane, point, request, target_oid, settings) if chunks else None
+        deleted = None
+        if chunks and self._deletes(lane, request, settings):
+            deleted = self._delete(lane, point, request, target_oid, rows)
         failpoint("rewind.after_delete")
         self._session.rows(SQL["drop_quarantined"], key)
         self._session.rows(SQL["take_back"], key)
@@ -303,25 +311,28 @@ class LaneAdmin:
             message = f"{lane}: {fault}; nothing was changed. Rewind to a chunk's end"
             raise RewindError(message) from None
 
+    @staticmethod
+    def _deletes(lane: Lane, request: RewindRequest, settings: dict[str, Any]) -> bool:
+        """Whether the rows above the point are to be taken out of the target."""
+        upsert = settings.get("write") == "upsert"
+        wanted = request.delete_rows if request.delete_rows is not None else not upsert
+        if wanted or upsert or request.allow_duplicates:
+            return wanted
+        message = (
+            f"{lane}: an append whose rows stay in the target loads them a second time; leave out "
+            "delete_rows=False, or pass allow_duplicates=True"
+        )
+        raise RewindError(message)
+
     def _delete(
         self,
         lane: Lane,
         point: Frontier,
         request: RewindRequest,
         target_oid: int | None,
-        settings: dict[str, Any],
+        expected: int,
     ) -> int | None:
-        """Take the rows above the point out of the target, where that is wanted and can be done."""
-        upsert = settings.get("write") == "upsert"
-        wanted = request.delete_rows if request.delete_rows is not None else not upsert
-        if not wanted:
-            if upsert or request.allow_duplicates:
-                return None
-            message = (
-                f"{lane}: an append whose rows stay in the target loads them a second time; leave out "
-                "delete_rows=False, or pass allow_duplicates=True"
-            )
-            raise RewindError(message)
+        """Take the rows above the point out of the target, if that can be done."""
         if target_oid is None:  # a resync took the target as it is: that is where the rows are
             target_oid = self._configured_target(lane)
         found = self._session.row(
@@ -339,12 +350,7 @@ class LaneAdmin:
                 "and pass allow_duplicates=True, or load by key with write='upsert'"
             )
             raise RewindError(message)
-        statement = sql.SQL("delete from {} where {} in ({})").format(
-            sql.SQL(table), sql.Identifier(LINEAGE_COLUMN), sql.SQL(SQL["ledger_ids"].rstrip(";"))
-        )
-        with self._session.connection.cursor() as command:
-            command.execute(statement, _key(lane) | {"seq": point.seq})
-            return command.rowcount
+        return take_back_rows(self._session, lane, table, point.seq, expected)
 
     def _configured_target(self, lane: Lane) -> int | None:
         """The oid of the table the pipeline names; None when there is no such table."""

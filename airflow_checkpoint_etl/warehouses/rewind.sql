@@ -81,9 +81,11 @@ set rewound_at = clock_timestamp()
 where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
 
 -- name: raise_fences
--- Whoever works on the lane can write nothing from here on. Returns each stage's new fence.
+-- Whoever works on the lane can write nothing from here on, and nothing has failed in its new life.
+-- Returns each stage's new fence.
 update checkpoint_etl.stage
-set fence = greatest(fence, %(floor)s::bigint) + 1,
+set fence = greatest(fence, %(floor)s::bigint) + 1, note = null, failures = 0, failure = null,
+    failed_at = null,
     lease_until = case when stage = %(keep)s then lease_until end
 where pipeline = %(pipeline)s and part = %(part)s
 returning stage, fence;
@@ -119,13 +121,14 @@ where pipeline = %(pipeline)s and part = %(part)s;
 -- The run begins again in the new life, and goes to where the lane was: later runs' rows as well.
 update checkpoint_etl.run
 set incarnation = %(incarnation)s, low = %(low)s, target = %(target)s, swept = %(swept)s,
-    clear_number = %(clear_number)s, done = false, finished_at = null, settled_at = 'epoch'
+    clear_number = %(clear_number)s, done = false, finished_at = null, settled_at = 'epoch',
+    stored_at = clock_timestamp()
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
 
 -- name: release_lease
 -- End a lease; the fence keeps its former owner from writing.
 update checkpoint_etl.stage
-set fence = fence + 1, lease_until = null
+set fence = fence + 1, lease_until = null, note = null
 where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
 returning fence, dag_id, run_id, task_id, try_number;
 

@@ -17,6 +17,12 @@ set rewound_at = coalesce(ledger.rewound_at, clock_timestamp()), abandoned = tru
 from made
 where ledger.pipeline = made.pipeline and ledger.part = made.part and not ledger.abandoned;
 
+-- name: start_lane_anew
+-- A lane that was reset starts where the pipeline now says, as long as no extract has taken it up.
+update checkpoint_etl.lane
+set cursor = %(cursor)s
+where pipeline = %(pipeline)s and part = %(part)s and fingerprint = '' and seq = 0;
+
 -- name: newest_ledger_id
 -- The newest id that the ledger gave out.
 select coalesce(pg_sequence_last_value(
@@ -38,7 +44,7 @@ update checkpoint_etl.stage
 set fence = fence + 1,
     dag_id = %(dag_id)s, run_id = %(run_id)s, task_id = %(task_id)s, map_index = %(map_index)s,
     try_number = %(try_number)s, ti_id = %(ti_id)s, host = %(host)s,
-    acquired_at = clock_timestamp(),
+    acquired_at = clock_timestamp(), note = null,
     lease_until = clock_timestamp() + %(lease)s::interval
 where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
   and ((dag_id, run_id, task_id, map_index)
@@ -71,8 +77,27 @@ where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s and fenc
 -- name: release_stage
 -- End the lease; the owner stays for the audit.
 update checkpoint_etl.stage
-set lease_until = null
+set lease_until = null, note = null
 where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s and fence = %(fence)s;
+
+-- name: note_stage
+-- What people are told of an attempt: what it waits for, and why it failed. Under its fence; before it has
+-- one, only where nobody else works.
+update checkpoint_etl.stage
+set note = %(note)s,
+    failures = case when %(failure)s::jsonb is null then case when %(moved)s then 0 else failures end
+                    when %(moved)s then 1
+                    else failures + 1 end,
+    failure = case when %(failure)s::jsonb is null and not %(moved)s then failure else %(failure)s end,
+    failed_at = case when %(failure)s::jsonb is not null then clock_timestamp()
+                     when not %(moved)s then failed_at end
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
+  and (fence = %(fence)s
+       or %(fence)s::bigint is null
+          and ((dag_id, run_id, task_id, map_index)
+                   = (%(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s::integer)
+               or lease_until is null
+               or lease_until < clock_timestamp()));
 
 -- name: raise_load_fence
 -- From here on, the load transaction of any older attempt finds 0 rows.
@@ -134,8 +159,10 @@ where pipeline = %(pipeline)s and part = %(part)s
   and (settings <> %(settings)s::jsonb or fingerprint = '');
 
 -- name: read_run
--- This DAG run's goal.
-select low, target, incarnation, swept, done, clear_number
+-- This DAG run's goal, and how many seconds ago its bound was taken (null: it promises nothing).
+select low, target, incarnation, swept, done, clear_number,
+       case when settled_at > 'epoch'
+            then extract(epoch from clock_timestamp() - settled_at)::float8 end
 from checkpoint_etl.run
 where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
 
@@ -161,8 +188,11 @@ set low = case when run.done or run.incarnation <> excluded.incarnation
     incarnation = excluded.incarnation,
     clear_number = excluded.clear_number,
     done = false,
+    stored_at = clock_timestamp(),
     finished_at = null
-returning low, target, incarnation, swept, done, clear_number;
+returning low, target, incarnation, swept, done, clear_number,
+          case when settled_at > 'epoch'
+               then extract(epoch from clock_timestamp() - settled_at)::float8 end;
 
 -- name: shorten_target
 -- A budgeted extract stopped before its target: the run ends where it stopped. There are rows above

@@ -146,6 +146,11 @@ class TargetTable:
             accepted = self._fit(connection, facts, schema)
         self._accepted = accepted
 
+    @property
+    def accepted_facts(self) -> TargetFacts | None:
+        """The facts about the target when rows were accepted last; None before."""
+        return self._accepted.facts if self._accepted else None
+
     def forget(self) -> None:
         """Forget what was accepted: the transaction it was seen in may have been rolled back."""
         self._accepted = None

@@ -11,7 +11,16 @@ select c.oid,
        has_table_privilege(c.oid, 'insert'),
        has_table_privilege(c.oid, 'select'),
        has_table_privilege(c.oid, 'update'),
-       has_database_privilege(current_database(), 'temporary')
+       has_database_privilege(current_database(), 'temporary'),
+       exists (select
+                 from pg_class member
+                where (member.oid = c.oid
+                       or member.oid in (select relid from pg_partition_tree(c.oid)))
+                  and member.relpersistence = 'u'),
+       exists (select
+                 from pg_partition_tree(c.oid) part
+                 join pg_class member on member.oid = part.relid
+                where member.relkind = 'f')
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
  where c.oid = to_regclass(%(name)s)

@@ -14,6 +14,7 @@ import redis
 from airflow_checkpoint_etl import failpoints
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.staging.object_storage import ObjectStorageStagingArea
+from tests import figures
 from tests.support import CAP, World
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ class Shelf:
 
     def put(self, name: str, data: bytes) -> None:
         """Store other bytes under the name, as damage or an intruder would."""
+        figures.injected("files tampered with")
         if self.world.staging_url is not None:
             (self.folder / name).write_bytes(data)
         elif self.world.redis_port is not None:

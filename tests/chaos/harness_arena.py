@@ -13,6 +13,7 @@ import psycopg
 import redis
 
 from airflow_checkpoint_etl.demo.servers import HOST
+from tests import figures
 from tests.chaos.harness_case import ORDINARY, Case
 from tests.chaos.harness_drive import Injection, drive
 from tests.chaos.harness_points import PLAIN, reach_of
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
     from tests.chaos.harness_points import Scenario
 
 STORES = ("redis", "postgres")
-SEEDS = range(int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10")))
-"""The seeds of the long programme; fewer for a quick look at it."""
+COUNT = int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10"))
+"""How long the long programme is: 10 is all of it, fewer seeds, pairs, cuts, ... for a look at it."""
+
+SEEDS = range(COUNT)
+"""The seeds of the long programme."""
+
+HALF_THE_SEEDS = range(2, 2 + (COUNT + 1) // 2)
+"""For what happens at very many moments with each seed; 1 is the default programme's."""
 
 FAST_SEED = int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEED", "2026"))
 """The one seed of the default programme."""
@@ -122,6 +129,7 @@ class Arena:
 
 def dice(*what: object) -> Random:
     """A generator that depends on nothing but what it is for."""
+    figures.seeded(str(what[0]).partition("/")[0])
     return Random("/".join(str(one) for one in what))
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests import figures
 from tests.chaos.harness_points import RUN
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tests.chaos.harness_processes import Attempts, Outcome, Try
 
 TRIES = 8
+
+TOLD = {"kill": "SIGKILL", "raise": "exceptions", "drop": "all connections dropped"}
+"""What is injected, as the figures at the end of a run have it."""
 
 WORK = {
     "extract": "extract.after_read",
@@ -125,6 +129,8 @@ def drive(
             setting = injection.setting if injection else ""
             started = attempts.start(case, step, run, number, setting)
             outcome = run_one(attempts, case, started, injection)
+            if injection is not None and injection.landed(outcome):
+                figures.injected(TOLD[injection.how], point=injection.name)
             history.tries.append((step, injection, outcome))
             if outcome.succeeded:
                 break

@@ -20,6 +20,8 @@ import psutil
 import psycopg
 import redis
 
+from tests import canary
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -86,6 +88,7 @@ class Try:
             log=self._read("log")[-6000:],
             **(json.loads(ended) if ended and self.exit_signal is None else {}),
         )
+        canary.check(self._read("log") + outcome.message)
         for file in self.files.values():
             file.unlink(missing_ok=True)
         return outcome

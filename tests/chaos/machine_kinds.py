@@ -9,15 +9,28 @@ from hypothesis.stateful import precondition, rule
 
 from airflow_checkpoint_etl import cursor as cursors
 from tests.chaos.machine import Histories, few
-from tests.chaos.machine_rig import UPDATE
+from tests.chaos.machine_rig import STAGES, UPDATE
 
 
 class Appending(Histories):
     """Rows that never change, by id, in append mode, through a transform that counts them."""
 
     configuration: ClassVar[dict[str, Any]] = {
-        "source": {"cursor": "id", "settle": "locks", "settle_timeout": 0.03, "chunk_rows": 5}
+        "source": {"cursor": "id", "settle": "locks", "settle_timeout": 0.03, "chunk_rows": 5},
+        "warehouse": {"lock_timeout": 0.2},
     }
+
+    @rule(earlier=st.integers(0, 9))
+    def reprocess(self, earlier: int) -> None:
+        """Clear a run that is to be loaded again; one that is not done, or was rewound, resumes."""
+        run = f"run_{1 + earlier % self.run_number}"
+        self.clears[run] += 1
+        self.world.attempt["on_clear"] = "reprocess"
+        try:
+            for stage in STAGES:
+                self._try(stage, run)
+        finally:
+            self.world.attempt["on_clear"] = "resume"
 
     def _transform(self, stage: str) -> dict[str, Any]:
         if stage != "transform":
@@ -34,18 +47,8 @@ class Appending(Histories):
         assert state in ({counted, ""} if not there else {counted}), "the state was lost or forked"
 
 
-class Upserting(Histories):
-    """Rows that change, by (updated_at, id), in upsert mode, passed on as they are."""
-
-    configuration: ClassVar[dict[str, Any]] = {
-        "source": {
-            "cursor": ("updated_at", "id"),
-            "settle": "transactions",
-            "settle_timeout": 0.03,
-            "chunk_rows": 5,
-        },
-        "warehouse": {"write": "upsert", "key": "id"},
-    }
+class Updating(Histories):
+    """Rows that change."""
 
     @rule(rows=few)
     def update(self, rows: int) -> None:
@@ -61,6 +64,20 @@ class Upserting(Histories):
         writer.execute(UPDATE.format(rows))
         writer.execute("rollback to here" if back else "release here")
 
+
+class Upserting(Updating):
+    """Rows that change, by (updated_at, id), in upsert mode, passed on as they are."""
+
+    configuration: ClassVar[dict[str, Any]] = {
+        "source": {
+            "cursor": ("updated_at", "id"),
+            "settle": "transactions",
+            "settle_timeout": 0.03,
+            "chunk_rows": 5,
+        },
+        "warehouse": {"write": "upsert", "key": "id", "lock_timeout": 0.2},
+    }
+
     def compare(self, at: str, state: str, loaded: list[tuple[Any, ...]]) -> None:
         """A row whose version is below the cursor is there as it is; others may be there older."""
         if at == cursors.BEGIN:
@@ -71,6 +88,23 @@ class Upserting(Histories):
         now = set(self.rig.source(f"select id, customer, updated_at from orders where {bound}"))
         ever = set(self.rig.source(f"select id, customer, updated_at from versions where {bound}"))
         assert now <= set(loaded), "a settled version is missing, or an older one stands for it"
+        assert set(loaded) <= ever, "a row is in the target that was never committed"
+
+
+class Sweeping(Updating):
+    """Rows that change and commit late, by id and unsettled, swept up by later runs, in upsert mode."""
+
+    configuration: ClassVar[dict[str, Any]] = {
+        "source": {"cursor": "id", "settle": "sweep", "chunk_rows": 5},
+        "warehouse": {"write": "upsert", "key": "id", "lock_timeout": 0.2},
+    }
+
+    def compare(self, at: str, state: str, loaded: list[tuple[Any, ...]]) -> None:
+        """Nothing is there that was never committed; what is missing comes with a later run."""
+        highest = 0 if at == cursors.BEGIN else int(at.removeprefix("i8:"))
+        ever = set(
+            self.rig.source(f"select id, customer, updated_at from versions where id <= {highest}")
+        )
         assert set(loaded) <= ever, "a row is in the target that was never committed"
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.harness_arena import FAST_SEED, STORES, Arena, any_transform, dice
+from tests import figures
+from tests.chaos.harness_arena import COUNT, FAST_SEED, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
 from tests.chaos.harness_drive import Injection, drive
 from tests.chaos.harness_points import reach_of, reachable_points
@@ -44,6 +45,7 @@ def recover(arena, store, seed, number):
         assert_sound(history, bounded_rework=not reach.scenario.several_runs)
         if history.all_landed:
             assert len(history.of(reach.step)) == 3, str(history)
+            figures.noted("pairs of kills")
             return
     message = f"no pair in {DRAWS} draws: seed {seed}, pair {number}, {store}"
     raise AssertionError(message)
@@ -56,7 +58,7 @@ def test_a_retry_that_is_killed_too_is_mended_by_the_next(arena, store, number):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("number", range(100))
+@pytest.mark.parametrize("number", range(10 * COUNT))
 @pytest.mark.parametrize("store", STORES)
 def test_any_pair_of_kills_is_mended(arena, store, number):
     recover(arena, store, "long", number)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import pytest
 
 from airflow_checkpoint_etl.demo.servers import PostgresServer, ValkeyServer
-from tests.chaos.harness_arena import FAST_SEED, Arena
+from tests import figures
+from tests.chaos.harness_arena import COUNT, FAST_SEED, Arena
 from tests.chaos.harness_case import TRANSFORMS
 from tests.chaos.harness_checks import (
     assert_all_collected,
@@ -47,7 +48,7 @@ class Plan:
 CHUNKS_PER_RUN = 20
 SECONDS = float(os.environ.get("CHECKPOINT_ETL_ENDURANCE_SECONDS", "60"))
 DEFAULT = Plan(SECONDS, rows=int(SECONDS * 1000), chunk_rows=500, gap=(0.5, 2.0))
-LONG = Plan(1800.0, rows=10_000_000, chunk_rows=20_000, gap=(5.0, 20.0))
+LONG = Plan(180.0 * COUNT, rows=1_000_000 * COUNT, chunk_rows=20_000, gap=(5.0, 20.0))
 
 
 @pytest.fixture
@@ -106,6 +107,10 @@ def endure(servers, plan):
         )
         for what in ("process", "backend", "valkey", "postgres"):
             assert turmoil.done[what], f"no {what} was killed"
+            figures.injected(f"{what} killed", turmoil.done[what])
+        figures.noted("rows loaded", at_first + commits.rows)
+        figures.noted("readings of a concurrent reader", reader.checks)
+        figures.noted("commits out of order", commits.out_of_order)
         assert commits.out_of_order, "all commits came in the order of their ids"
         assert len(reader.frontiers) > 5, "the reader saw hardly anything"
 

@@ -17,6 +17,8 @@ from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import modes, queries, settle
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.sources.settle import Settler
+from tests import figures
+from tests.chaos.harness_arena import SEEDS
 from tests.chaos.writers import TABLES, Follower, Writer, make_tables
 from tests.standby import StandbyServer
 
@@ -146,6 +148,7 @@ def broken(reader, config, listing):
 
 
 def judge(harness: Harness, counts, seed: int, capsys) -> None:
+    figures.seeded(seed)
     with capsys.disabled():
         print(f"\nseed {seed}")  # noqa: T201
         for each in harness.followers:
@@ -153,6 +156,10 @@ def judge(harness: Harness, counts, seed: int, capsys) -> None:
             what = "must keep all" if each.keeps else "negative control"
             line = f"  {each.name:38} {rows:6} rows {lost:5} lost  {each.rounds:4} runs  {what}"
             print(line)  # noqa: T201  the figures are what it is run for
+            figures.noted("rows written beside readers", rows)
+            figures.noted(
+                f"lost by {each.name}" if each.keeps else f"lost by control {each.name!r}", lost
+            )
     for each in harness.followers:
         rows, lost = counts[each.name]
         if each.keeps:
@@ -179,7 +186,7 @@ def standby(postgres_server):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_same_for_many_seeds_and_on_a_hot_standby(database, standby, seed, capsys):
     make_tables(database.dsn)
     standby.catch_up()

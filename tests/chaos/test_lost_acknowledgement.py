@@ -13,7 +13,8 @@ import time
 import psycopg.conninfo
 import pytest
 
-from tests.chaos.harness_arena import FAST_SEED, STORES, Arena, any_transform, dice
+from tests import figures
+from tests.chaos.harness_arena import COUNT, FAST_SEED, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
 from tests.chaos.harness_drive import Injection, drive
 from tests.chaos.proxy import CUTS, CommitCutter
@@ -60,6 +61,10 @@ def cut_commits(arena, store, write, cuts, seed):
             loaded = settled_ledger(case) - before
             assert loaded in {commit - 1, commit}, f"{loaded} chunks loaded\n{history}"
             landed.append((cut, loaded == commit))
+            figures.injected("commits cut off")
+            figures.noted(
+                f"cut off {cut} the commit, {'landed' if loaded == commit else 'not landed'}"
+            )
         last = drive(arena.attempts, case, steps=("load",), first_try=cuts + 1)
     history.tries += last.tries
     assert_sound(history)
@@ -93,4 +98,4 @@ def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(arena, sto
 @pytest.mark.parametrize("write", ["append", "upsert"])
 @pytest.mark.parametrize("store", STORES)
 def test_any_number_of_lost_answers_costs_no_row(arena, store, write):
-    assert_both_outcomes(cut_commits(arena, store, write, 50, "long"))
+    assert_both_outcomes(cut_commits(arena, store, write, 5 * COUNT, "long"))

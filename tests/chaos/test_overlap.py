@@ -15,7 +15,8 @@ import time
 import psycopg
 import pytest
 
-from tests.chaos.harness_arena import FAST_SEED, SEEDS, STORES, Arena, any_transform, dice
+from tests import figures
+from tests.chaos.harness_arena import COUNT, FAST_SEED, SEEDS, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
 from tests.chaos.harness_drive import History, Injection, drive
 from tests.chaos.harness_points import plain_points, reach_of
@@ -23,7 +24,7 @@ from tests.chaos.harness_points import plain_points, reach_of
 HOLDS_THE_LANE = ("load.before_rows", "load.after_rows", "load.before_commit")
 """Points at which the open load transaction holds the lane's row, so that the retry has to end it."""
 
-COLLECTS = ("collect.after_delete",)
+COLLECTS = ("collect.after_delete", "collect.after_forget")
 """Points that are passed only where nothing staged is kept for a while."""
 
 FAST = [
@@ -55,6 +56,7 @@ def stopped(arena, case, step, point):
     attempt = arena.attempts.start(case, step, failpoint=f"{point}=stop")
     try:
         assert attempt.wait_stopped(), f"it ended before {point}: {attempt.wait().explain()}"
+        figures.injected("SIGSTOP and SIGCONT", point=point)
         yield attempt
     finally:
         attempt.kill()
@@ -142,7 +144,8 @@ def interleave(arena, store, seed, number):
     with stopped(arena, case, reach.step, first.point) as stale:
         retry = arena.attempts.start(case, reach.step, try_number=2, failpoint=second.setting)
         try:
-            retry.wait_stopped()
+            if retry.wait_stopped():
+                figures.injected("SIGSTOP and SIGCONT", point=second.name)
             stale.resume()
             outcomes = [stale.wait()]
             retry.resume()
@@ -166,7 +169,7 @@ def test_two_attempts_at_work_at_once_come_to_one_result(arena, store, number):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("number", range(100))
+@pytest.mark.parametrize("number", range(10 * COUNT))
 @pytest.mark.parametrize("store", STORES)
 def test_any_two_attempts_at_work_at_once_come_to_one_result(arena, store, number):
     interleave(arena, store, "long", number)

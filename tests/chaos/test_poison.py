@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_checkpoint_etl.transform import CallableTransformer
+from tests import figures
 
 SHARES = [1, 50, 100]
 """Bad records of a hundred."""
@@ -70,6 +71,7 @@ def assert_all_accounted_for(world, share):
     ]
     assert sorted(loaded + aside) == sorted(everything)
     assert set(aside) == bad
+    figures.injected("records rejected", len(aside))
     assert world.fetch(
         "select sum(rows)::int, sum(rows_rejected)::int, sum(rows_in)::int from checkpoint_etl.ledger"
     ) == [(len(loaded), len(aside), len(everything))]

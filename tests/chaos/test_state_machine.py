@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from airflow_checkpoint_etl.demo.servers import PostgresServer
-from tests.chaos.machine_kinds import Appending, Upserting
+from tests import figures
+from tests.chaos.harness_arena import COUNT
+from tests.chaos.machine_kinds import Appending, Sweeping, Upserting
 from tests.chaos.machine_rig import Rig, clock_without_margin
 
 if TYPE_CHECKING:
@@ -51,6 +53,29 @@ def rig(request, server, valkey_server, tmp_path):
     yield made
     made.connections.close()
     print("\n", dict(sorted(made.counts.items())))  # noqa: T201  shown with -s or on failure
+    tell(made.counts)
+
+
+TOLD = (
+    "stores lost",
+    "overtaken",
+    "rewinds",
+    "rewinds during a stage",
+    "rewinds refused",
+    "reprocesses",
+    "resyncs",
+    "restarts",
+    "pauses of settle",
+)
+
+
+def tell(counts):
+    """Sum up what happened in the histories."""
+    figures.noted("histories", counts["examples"])
+    figures.noted("tries", sum(n for what, n in counts.items() if ": " in what))
+    figures.injected("kills", sum(n for what, n in counts.items() if "FailpointError" in what))
+    for what in TOLD:
+        figures.injected(what, counts[what])
 
 
 def explore(kind, rig, chosen, number):
@@ -61,7 +86,7 @@ def explore(kind, rig, chosen, number):
         run_state_machine_as_test(seed(f"{store} {number}")(machine), settings=chosen)
 
 
-@pytest.mark.parametrize("kind", [Appending, Upserting])
+@pytest.mark.parametrize("kind", [Appending, Upserting, Sweeping])
 def test_every_short_history_ends_exact(kind, rig):
     chosen = settings(COMMON, derandomize=True, max_examples=5, stateful_step_count=20)
     explore(kind, rig, chosen, 0)
@@ -71,9 +96,10 @@ def test_every_short_history_ends_exact(kind, rig):
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", [1])
-@pytest.mark.parametrize("kind", [Appending, Upserting])
+@pytest.mark.parametrize("kind", [Appending, Upserting, Sweeping])
 def test_every_long_history_ends_exact(kind, rig, number):
     phases = (Phase.generate, Phase.shrink)
-    chosen = settings(COMMON, max_examples=200, stateful_step_count=40, phases=phases)
+    chosen = settings(COMMON, max_examples=20 * COUNT, stateful_step_count=40, phases=phases)
+    figures.seeded(number)
     explore(kind, rig, chosen, number)
-    assert rig.counts["examples"] >= 200
+    assert rig.counts["examples"] >= 20 * COUNT

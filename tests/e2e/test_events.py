@@ -17,6 +17,8 @@ import pytest
 
 from airflow_checkpoint_etl.demo.airflow_process import AirflowProcess
 from airflow_checkpoint_etl.demo.servers import PostgresServer, ValkeyServer
+from tests import figures
+from tests.chaos.harness_arena import SEEDS
 from tests.e2e.conftest import Stack, Table
 from tests.memory import FAST, in_memory
 from tests.support import INSERT, ORDERS
@@ -28,11 +30,18 @@ CHUNK = 500
 CHUNKS = 12
 """What every run of these tests has to load."""
 
-REPETITIONS = [pytest.param(number, marks=pytest.mark.chaos) for number in range(1, 11)]
+REPETITIONS = [pytest.param(1 + seed, marks=pytest.mark.chaos) for seed in SEEDS]
 repeated = pytest.mark.parametrize("repetition", [0, *REPETITIONS])
 """Once by default; ten times more, at other chunks, under chaos. The number seeds the chunks."""
 only_repeated = pytest.mark.parametrize("repetition", REPETITIONS)
 """Ten times under chaos; what happens by default is another module's."""
+
+ENDINGS = {
+    "killed": "workers killed",
+    "CancelledError": "tasks stopped by a button",
+    "FencedError": "orphans fenced",
+}
+"""How attempts end here, as the figures at the end of a run have it."""
 
 HOLDS = """
 create table if not exists holds (pipeline text, stage text, above bigint, primary key (pipeline, stage));
@@ -167,7 +176,9 @@ class Held(Table):
         """How an attempt ended, by its own note, once its process is gone."""
         note = self.stack.flags / f"{pid}.end"
         self.api.wait(f"process {pid} ended", lambda: gone(pid) or None, 180)
-        return note.read_text() if note.exists() else "killed"
+        how = note.read_text() if note.exists() else "killed"
+        figures.injected(ENDINGS.get(how, how))
+        return how
 
     def wait_success(self, run_id: str) -> None:
         """Wait for a run, and show the logs of what failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import figures
 from tests.e2e.conftest import ROWS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -23,6 +24,7 @@ def test_a_killed_worker_is_resumed_by_the_retry(stack, stage, store):
     task = api.wait_running(name, run_id, f"etl.{stage}")
     table.wait_for_chunks(stage, 5)
     stack.airflow.kill_task(task)
+    figures.injected("workers killed")
     done = table.seq(stage)
     assert done < CHUNKS
     assert api.wait_run(name, run_id, 180) == "success"

@@ -168,6 +168,52 @@ def test_a_run_between_its_stages_is_told_that_it_was_overtaken(reprocessing):
     assert_doubled(world)
 
 
+def test_a_run_that_resumed_after_a_clear_keeps_its_range_for_a_later_one(world):
+    world.run()
+    world.insert(100)
+    world.run(clear_number=1)
+    assert world.fetch("select low, target from checkpoint_etl.run") == [("begin", "i8:1100")]
+    world.attempt["on_clear"] = "reprocess"
+    _, _, load = world.run(function=double, clear_number=2)
+    assert load.rows == 1100
+    assert_doubled(world)
+
+
+def test_a_run_whose_rows_another_ones_reprocessing_took_back_keeps_its_range(reprocessing):
+    world = reprocessing
+    world.run("run_1")
+    world.insert(100)
+    world.run("run_2")
+    world.stage("extract", "run_1", clear_number=1)  # takes the rows of both back
+    world.stage("extract", "run_2", clear_number=1)  # resumes
+    world.stage("transform", "run_2", function=double, clear_number=1)
+    world.stage("load", "run_2", clear_number=1)
+    assert_doubled(world)
+    world.run("run_2", clear_number=2)
+    assert chunks_loaded(world) == 10 + 1 + 11 + 1
+    ((rows, again),) = world.fetch(
+        "select count(*), sum(amount) filter (where id > 1000) from orders_copy"
+    )
+    assert (rows, [(again,)]) == (
+        1100,
+        world.fetch("select sum(amount) from orders where id > 1000", at="source"),
+    )
+
+
+def test_a_reprocess_that_its_budget_ends_is_finished_by_the_runs_after_it(reprocessing):
+    world = reprocessing
+    world.run("run_1")
+    world.insert(300)
+    world.run("run_2")
+    world.attempt["max_rows"] = 500
+    _, _, load = world.run("run_1", function=double, clear_number=1)
+    assert load.rows == 500
+    assert world.fetch("select count(*) from orders_copy") == [(500,)]
+    world.run("run_3", function=double)
+    world.run("run_4", function=double)
+    assert_doubled(world)
+
+
 def test_clearing_a_finished_run_fails_where_that_was_asked_for(world):
     world.attempt["on_clear"] = "fail"
     world.run()

@@ -354,6 +354,9 @@ class Stages:
             attempt, words = attempt._replace(target=run.target), "keeps its run's target"
         else:
             low = until(attempt.frontier)
+            low = (
+                low if run is None else min(low, run.low)
+            )  # a cleared run began where it first did
             run = Run(incarnation, low, attempt.target, attempt.clear)
             runs = put(warehouse.runs, attempt.run, run)
             shared = shared._replace(warehouse=warehouse._replace(runs=runs))

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from protocol_model import CONDITIONS, EVERYTHING, Protocol, World, explore
 
+from tests import figures
+
 FULL = Protocol()
 TWO = ("extract", "load")
 """The stages of a world in which extract transforms as well: the same moves in fewer states."""
@@ -198,7 +200,9 @@ CATCHING = {harm[1] for harm in (*UNSAFE.values(), *STUCK.values())}
 @cache
 def explored(world):
     """Walk through a world under the whole protocol; once, though several tests look at it."""
-    return explore(FULL, world, heals=world in SMALL_WORLDS.values())
+    found = explore(FULL, world, heals=world in SMALL_WORLDS.values())
+    figures.noted("states explored", found.states)
+    return found
 
 
 @pytest.mark.parametrize("world", SMALL_WORLDS.values(), ids=SMALL_WORLDS.keys())
@@ -212,6 +216,7 @@ def test_no_history_does_harm_and_every_one_can_still_end_well(world):
 @pytest.mark.parametrize("world", LARGE_WORLDS.values(), ids=LARGE_WORLDS.keys())
 def test_no_history_does_harm_in_a_larger_world(world):
     found = explore(FULL, world, heals=True, limit=20_000_000)
+    figures.noted("states explored", found.states)
     assert found.violation is None, str(found)
 
 
@@ -219,12 +224,14 @@ def test_no_history_does_harm_in_a_larger_world(world):
 def test_without_a_safeguard_some_history_does_harm(protocol, world, harm):
     found = explore(protocol, world)
     assert harm in (found.violation or ""), str(found)
+    figures.injected("safeguards removed, and the harm found")
 
 
 @pytest.mark.parametrize(("protocol", "world", "harm"), STUCK.values(), ids=STUCK.keys())
 def test_without_a_safeguard_some_history_never_ends(protocol, world, harm):
     found = explore(protocol, world, heals=True)
     assert harm in (found.violation or ""), str(found)
+    figures.injected("safeguards removed, and the harm found")
 
 
 @pytest.mark.parametrize("world", sorted(CATCHING, key=str))

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from protocol_model_lease import Leases, explore_leases
 
+from tests import figures
+
 HARMFUL = {
     "a load transaction that writes the stage's row": (
         Leases(stage_row="the load transaction"), "takes the stage from a load that works",
@@ -40,3 +42,4 @@ def test_no_history_of_leases_does_harm():
 def test_without_a_rule_of_leases_some_history_does_harm(rules, harm):
     found = explore_leases(rules)
     assert harm in (found.violation or ""), str(found)
+    figures.injected("safeguards removed, and the harm found")

@@ -18,6 +18,8 @@ from protocol_model_tables import (
     explore_upserts,
 )
 
+from tests import figures
+
 HARMFUL = {
     "a rewind that deletes by chunk number": (
         explore_tables, Tables(deletes_by="seq"), "row 1 of lane b is missing",
@@ -62,6 +64,7 @@ def test_no_history_of_shared_tables_does_harm(explore):
 def test_without_a_rule_of_shared_tables_some_history_does_harm(explore, rules, harm):
     found = explore(rules)
     assert harm in (found.violation or ""), str(found)
+    figures.injected("safeguards removed, and the harm found")
 
 
 def test_comparing_the_main_cursor_when_a_plan_is_closed_is_a_second_guard():

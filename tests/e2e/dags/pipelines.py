@@ -80,6 +80,7 @@ with DAG("clear_failed", schedule=None, start_date=START) as clear_failed:
     )
 
 again = dag("again", "postgres", None)
+seen = dag("seen", "postgres", None)
 twice = dag("twice", "redis", None, max_active_runs=2)
 
 with DAG("waits", schedule=None, start_date=START) as waits:
