@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+import psycopg
 import pytest
 
 from airflow_checkpoint_etl import failpoints
@@ -146,6 +147,31 @@ def test_an_error_of_the_source_is_raised_and_the_chunk_rolled_back(world):
         world.transfer()
     assert world.fetch("select count(*) from orders_copy") == [(500,)]
     assert lane(world)[0] == 5
+
+
+@pytest.mark.parametrize("write", ["append", "upsert"])
+def test_the_statements_of_a_chunk_do_not_grow_with_its_rows(world, monkeypatch, write):
+    if write == "upsert":
+        world.warehouse |= {"write": "upsert", "key": ("id",)}
+    world.source["chunk_rows"] = 100_000
+    world.transfer("run_0")
+    count = 0
+    execute = psycopg.Cursor.execute
+
+    def counting(self, *args, **kwargs):
+        nonlocal count
+        count += 1
+        return execute(self, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counting)
+    counts = set()
+    for rows in (10, 5000):
+        world.insert(rows)
+        count = 0
+        assert world.transfer(f"run_{rows}").chunks == 1
+        counts.add(count)
+    assert len(counts) == 1
+    world.assert_exact()
 
 
 # --- budgets, clears, busy stages -----------------------------------------------------------------
