@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import multiprocessing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_checkpoint_etl.errors import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Mode = Literal["record", "batch"]
 
@@ -31,6 +32,60 @@ def check_rejecting(mode: str, initial_state: object) -> None:
             "a batch transform with state cannot be tried on parts of a batch to find the bad records",
             'use mode="record", drop initial_state, or pass on_error="fail"',
         )
+
+
+def check_columns(
+    columns: object, mode: str, known: Sequence[str] | None = None
+) -> tuple[str, ...] | None:
+    """Check the columns that a per-record transform declares, and return them as a tuple.
+
+    Args:
+        columns: a sequence of names; None: every column.
+        mode: the transform's mode.
+        known: the columns there will be, where that is known already.
+
+    Raises:
+        ConfigurationError: no sequence of names, empty, doubled or unknown names, or not per record.
+    """
+    if columns is None:
+        return None
+    msg = "columns"
+    if mode != "record":
+        rule = "a batch holds every column, at no cost"
+        raise invalid(msg, columns, rule, 'leave it out, or pass mode="record"')
+    names = tuple(columns) if isinstance(columns, (list, tuple)) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise invalid(msg, columns, "must be column names", 'pass a list, e.g. ["email", "amount"]')
+    if len(set(names)) != len(names):
+        raise invalid(msg, columns, "names a column twice", "name every column once")
+    for name in names:
+        if known is not None and name not in known:
+            rule = f"the source reads no column {name!r}"
+            raise invalid(msg, columns, rule, f"it reads {', '.join(known)}")
+    return names
+
+
+def check_processes(processes: object, mode: str, initial_state: object) -> None:
+    """Check that a transform's records can be shared out among worker processes.
+
+    Raises:
+        ConfigurationError: no positive whole number, a batch transform, one with state, or a system
+            that cannot fork.
+    """
+    if processes is None:
+        return
+    msg = "processes"
+    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
+        raise invalid(msg, processes, "must be a whole number, 1 or more", "pass e.g. 2, or None")
+    if mode != "record":
+        rule = "a batch is handed over as a whole, and pyarrow uses several threads by itself"
+        raise invalid(msg, processes, rule, "leave it out")
+    if initial_state is not None:
+        rule = "a state goes from each record to the next, so records cannot be shared out"
+        raise invalid(msg, processes, rule, "leave it out, or drop initial_state")
+    if "fork" not in multiprocessing.get_all_start_methods():
+        rule = "worker processes are forked, which this system does not do"
+        raise invalid(msg, processes, rule, "leave it out")
 
 
 def check_callable(function: Callable[..., Any], mode: str, initial_state: object) -> None:

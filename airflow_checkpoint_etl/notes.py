@@ -20,6 +20,7 @@ from airflow_checkpoint_etl.errors import (
     FencedError,
     StageBusyError,
 )
+from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Failure, Note
 from airflow_checkpoint_etl.protocol import IllegalMove
 
@@ -69,6 +70,7 @@ class Notes:
         self._warehouse, self._attempt = warehouse, attempt
         self._claim: Claim | None = None
         self._progress: Progress | None = None
+        self._has_moved = False
 
     def begin(self, claim: Claim, progress: Progress) -> None:
         """From here on the notes are under the claim's fence."""
@@ -79,9 +81,15 @@ class Notes:
         if self._claim is not None:
             self._leave(self._claim.stage, Note(waiting=text[:LONGEST]))
 
+    def moved(self) -> None:
+        """Once the attempt has done a chunk, what failed before is over."""
+        if self._progress is not None and self._progress.chunks:
+            self.done()
+
     def done(self) -> None:
-        """The stage reached its end: what failed before is over."""
-        if self._claim is not None:
+        """The stage moved, or reached its end: what failed before is over; told once per attempt."""
+        if self._claim is not None and not self._has_moved:
+            self._has_moved = True
             self._leave(self._claim.stage, Note(moved=True))
 
     def failed(self, stage: Stage, error: Exception) -> None:
@@ -105,7 +113,9 @@ class Notes:
         # Twice, because a connection that broke unnoticed is replaced only after a statement failed on it.
         for _ in range(2):
             with contextlib.suppress(Exception):
+                failpoint("note.before_leave")
                 self._warehouse.note(attempt.lane, stage, attempt.owner, note, fence)
+                failpoint("note.after_leave")
                 return
         log.debug("%s of %s could not leave a note in the warehouse", stage, attempt.lane)
 

@@ -166,6 +166,8 @@ class PostgresSource:
             failed over, truncated with its sequence): ``"fail"``, or ``"continue"`` reading above it.
         chunk_rows: rows a chunk holds at most.
         chunk_bytes: bytes a chunk holds at most in memory, as a number or ``"32MiB"``.
+        chunk_seconds: seconds that reading a chunk takes, more or less, from its first rows on: a slow
+            source makes smaller chunks, so that a kill costs no more than that.
         text_columns: columns to carry as text, for values Arrow cannot hold (infinite dates).
         allow_sort: permit a source query that sorts because no index serves the order.
     """
@@ -186,6 +188,7 @@ class PostgresSource:
     on_source_reset: OnSourceReset = "fail"
     chunk_rows: int = 100_000
     chunk_bytes: int | str = "32MiB"
+    chunk_seconds: float = 5.0
     text_columns: tuple[str, ...] = ()
     allow_sort: bool = False
 
@@ -230,6 +233,7 @@ class PostgresSource:
             _require_table("settle_tables", table)
         self._check_settling()
         _positive("chunk_rows", self.chunk_rows)
+        _positive("chunk_seconds", self.chunk_seconds)
         if not isinstance(self.chunk_rows, int):
             msg = "chunk_rows"
             raise invalid(
@@ -278,6 +282,13 @@ class PostgresSource:
     def cursor_columns(self) -> tuple[str, ...]:
         """The cursor's columns, always as a tuple."""
         return (self.cursor,) if isinstance(self.cursor, str) else self.cursor
+
+    @property
+    def read_columns(self) -> tuple[str, ...] | None:
+        """The columns that are read, the cursor's among them; None: all that there are."""
+        if self.columns is None:
+            return None
+        return tuple(dict.fromkeys((*self.columns, *self.cursor_columns)))
 
     @property
     def max_chunk_bytes(self) -> int:

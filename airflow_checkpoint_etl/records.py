@@ -8,11 +8,13 @@ from collections import Counter
 from decimal import Decimal
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import pyarrow as pa
 
 from airflow_checkpoint_etl.columns import PG_TYPE, base_name, field_of, pg_type_of
 from airflow_checkpoint_etl.errors import ValueNotCarriedError
+from airflow_checkpoint_etl.values import is_numeric_text, slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +28,8 @@ _NATURAL: Final = (
     (pa.types.is_large_string, frozenset({str, NoneType})),
     (pa.types.is_binary, frozenset({bytes, NoneType})),
     (pa.types.is_decimal, frozenset({Decimal, NoneType})),
+    (pa.types.is_date32, frozenset({dt.date, NoneType})),
+    (lambda kind: kind == pa.uuid(), frozenset({UUID, NoneType})),
 )
 """Python types that an Arrow type takes as they are, or refuses aloud."""
 
@@ -33,51 +37,15 @@ _DATETIMES: Final = frozenset({dt.datetime, NoneType})
 
 
 def to_records(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield each row as a dict of Python values.
-
-    timestamptz comes as an aware datetime in UTC, numeric as Decimal, uuid as UUID; json, jsonb and
-    whatever Arrow does not hold (intervals, arrays) as PostgreSQL's own text.
+    """Yield each row as a dict of Python values; see :func:`~airflow_checkpoint_etl.values.to_python`.
 
     Raises:
         ValueNotCarriedError: a date or timestamp is outside Python's years 1 to 9999.
     """
-    columns = [
-        _to_python(table.column(name), table.schema.field(name)) for name in table.column_names
-    ]
     names = table.column_names
-    for values in zip(*columns, strict=True):
-        yield dict(zip(names, values))  # noqa: B905  as many names as values, by construction
-
-
-def _to_python(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
-    try:
-        if pa.types.is_timestamp(field.type) and field.type.unit == "us":
-            return _to_datetimes(column, field.type.tz)
-        values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError, pa.ArrowInvalid):
-        message = (
-            f'column "{field.name}" holds a {field.type} outside what Python can represent; name it in '
-            f'the source\'s text_columns=({field.name!r},) to get it as text, or use mode="batch"'
-        )
-        raise ValueNotCarriedError(message) from None
-    if _is_numeric_text(field):
-        return [None if value is None else Decimal(value) for value in values]
-    return values
-
-
-def _to_datetimes(column: pa.ChunkedArray, zone: str | None) -> list[dt.datetime | None]:
-    """Return what ``to_pylist`` does, in a twentieth of its time: it is most of a record's cost."""
-    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC if zone else None)
-    microseconds = column.cast(pa.int64()).to_pylist()
-    return [
-        None if value is None else epoch + dt.timedelta(microseconds=value)
-        for value in microseconds
-    ]
-
-
-def _is_numeric_text(field: pa.Field) -> bool:
-    """Whether a numeric travels as text because its digits are not bounded."""
-    return pa.types.is_string(field.type) and base_name(pg_type_of(field) or "") == "numeric"
+    for _, columns in slices(table, names):
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(names, values))  # noqa: B905  as many names as values, by construction
 
 
 def from_records(
@@ -101,15 +69,20 @@ def from_records(
     arrays, fields = [], []
     for name in records[0]:
         values = [record[name] for record in records]
-        array, field = _to_arrow(name, values, schema, output_columns.get(name))
+        array, field = to_arrow(name, values, schema, output_columns.get(name))
         arrays.append(array)
         fields.append(field)
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _to_arrow(
+def to_arrow(
     name: str, values: list[Any], schema: pa.Schema, declared: str | None
 ) -> tuple[pa.Array, pa.Field]:
+    """Build one column from its values; see :func:`from_records`.
+
+    Raises:
+        ValueNotCarriedError: the values are of mixed or unknown types, or do not fit ``declared``.
+    """
     position = schema.get_field_index(name)
     known = (
         field_of(name, declared) if declared else schema.field(position) if position >= 0 else None
@@ -132,7 +105,7 @@ def _as_field(values: list[Any], field: pa.Field) -> pa.Array | None:
     pg_type = base_name(pg_type_of(field) or "")
     if pg_type in _JSON:
         values = _json_texts(field.name, values)
-    elif _is_numeric_text(field):
+    elif is_numeric_text(field):
         values = [_numeric_text(value) for value in values]
     try:
         array = pa.array(values, type=field.type)
@@ -202,18 +175,17 @@ def _json_texts(name: str, values: list[Any]) -> list[Any]:
 
 
 def misfits(
-    records: Sequence[Mapping[str, Any]], schema: pa.Schema, output_columns: Mapping[str, str]
+    columns: Mapping[str, list[Any]], schema: pa.Schema, output_columns: Mapping[str, str]
 ) -> dict[int, str]:
-    """Say which records have a value that the column's other values leave no type for, and why.
+    """Say at which places is a value that its column's other values leave no type for, and why.
 
-    Looked for only where a column as a whole has no type: empty when :func:`from_records` would do.
+    Looked for only where a column as a whole has no type: empty when :func:`to_arrow` would do.
     """
     found: dict[int, str] = {}
-    for name in records[0] if records else ():
-        values = [record[name] for record in records]
+    for name, values in columns.items():
         declared = output_columns.get(name)
         try:
-            _to_arrow(name, values, schema, declared)
+            to_arrow(name, values, schema, declared)
         except ValueNotCarriedError:
             for position in _odd_ones(name, values, schema, declared):
                 kind = type(values[position]).__name__

@@ -7,27 +7,25 @@ is no record's fault (memory, files, the network) fails the task as ever.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_checkpoint_etl.callables import check_rejecting
 from airflow_checkpoint_etl.errors import CancelledError, TransformError, ValueNotCarriedError
-from airflow_checkpoint_etl.quarantine import Reject, rejects_of
-from airflow_checkpoint_etl.records import from_records, misfits, to_records
+from airflow_checkpoint_etl.quarantine import rejects_of
+from airflow_checkpoint_etl.record_calls import NOT_OF_A_RECORD
 from airflow_checkpoint_etl.transform import CallableTransformer, Transformed, interval
+from airflow_checkpoint_etl.values import to_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airflow_checkpoint_etl.callables import Mode
     from airflow_checkpoint_etl.protocol import Chunk
-
-_NOT_OF_A_RECORD = (MemoryError, OSError)
-"""What the machine raises, not the record: a full disk, a refused connection, a timeout."""
+    from airflow_checkpoint_etl.results import Results
 
 
 @dataclass(slots=True)
@@ -35,15 +33,13 @@ class _Pass:
     """One pass over a chunk's records.
 
     Attributes:
-        rows: the resulting rows.
-        origins: for each of them, the position of the record it was made from.
+        results: the resulting rows.
         rejected: why records were rejected, by position.
         state: the state after the pass, JSON text.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    origins: list[int] = field(default_factory=list)
-    rejected: dict[int, str] = field(default_factory=dict)
+    results: Results
+    rejected: dict[int, str] = attribute(default_factory=dict)
     state: str | None = None
 
 
@@ -54,16 +50,11 @@ class RejectingTransformer(CallableTransformer):
         ConfigurationError: a batch transform with state.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        mode: Mode = "record",
-        initial_state: Mapping[str, Any] | None = None,
-        output_columns: Mapping[str, str] | None = None,
-        cursor_columns: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(function, mode, initial_state, output_columns, cursor_columns)
-        check_rejecting(mode, initial_state)
+    _rejecting = True
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        super().__init__(function, *arguments, **options)
+        check_rejecting(self._mode, self._initial_state)
 
     def rejecting(self) -> RejectingTransformer:
         """Return itself."""
@@ -85,17 +76,18 @@ class RejectingTransformer(CallableTransformer):
         pieces: list[pa.Table] = []
         waiting = [(0, table.num_rows)]
         while waiting:
-            if self._cancelled:
+            if self._caller.cancelled:
                 raise CancelledError
             start, stop = waiting.pop()
             piece = table.slice(start, stop - start)
             try:
                 result = self._function(piece)
-            except _NOT_OF_A_RECORD as error:
-                raise TransformError(self._raised(error, f"in {interval(chunk)}")) from None
+            except NOT_OF_A_RECORD as error:
+                message = self._caller.raised(error, f"in {interval(chunk)}")
+                raise TransformError(message) from None
             except Exception as error:  # noqa: BLE001  whatever the user's code raises
                 if stop - start <= 1:
-                    reasons[start] = self._reason(error)
+                    reasons[start] = self._caller.reason(error)
                     continue
                 middle = (start + stop) // 2
                 waiting += [
@@ -125,101 +117,83 @@ class RejectingTransformer(CallableTransformer):
         Without state the rows of records found unfit are taken out of the result; with state, what
         came after such a record may rest on it, so the chunk is passed again without it.
         """
-        unfit = _unreadable(table)
+        unfit: dict[int, str] = {}
         made = self._pass(table, state, unfit, chunk)
         while True:
-            found = self._unfit(made, table)
+            found = self._unfit(made.results)
             if not found:
                 break
             unfit |= found
             if self.stateful:
                 made = self._pass(table, state, unfit, chunk)
-                continue
-            left = [place for place, origin in enumerate(made.origins) if origin not in found]
-            made.rows = [made.rows[place] for place in left]
-            made.origins = [made.origins[place] for place in left]
-        result = from_records(made.rows, table.schema, self._output_columns)
-        return result, made.state, made.rejected | unfit
+            else:
+                made.results = made.results.without(found)
+        return made.results.table(), made.state, made.rejected | unfit
 
     def _pass(
-        self, table: pa.Table, stored: str | None, unfit: dict[int, str], chunk: Chunk
+        self, table: pa.Table, stored: str | None, unfit: Mapping[int, str], chunk: Chunk
     ) -> _Pass:
-        made = _Pass()
+        unfit = {**unfit, **self._unreadable(table)}
+        made = _Pass(self._no_results(table), rejected=dict(unfit))
         state = self._open_state(stored)
-        before = None if state is None else _json_text(state)
         positions = [place for place in range(table.num_rows) if place not in unfit]
         fit = table.take(positions) if unfit else table
-        for position, record in zip(positions, to_records(fit), strict=True):
-            if self._cancelled:
-                raise CancelledError
-            try:
-                result = self._function(record) if state is None else self._function(record, state)
-                rows = self._rows(result, table, position, chunk)
-            except _NOT_OF_A_RECORD as error:
-                raise TransformError(
-                    self._raised(error, self._where(table, position, chunk))
-                ) from None
-            except TransformError:  # of _rows: it names the record, which has a column here
-                made.rejected[position] = f"{self._name} returned something that is no record"
-            except Exception as error:  # noqa: BLE001  whatever the user's code raises
-                made.rejected[position] = self._reason(error)
-            else:
-                after = None if state is None else _json_text(state)
-                if state is not None and after is None:
-                    made.rejected[position] = f"{self._name} left a state that is not JSON"
-                else:
-                    made.rows += rows
-                    made.origins += [position] * len(rows)
-                    before = after
-            if position in made.rejected and state is not None and before is not None:
-                state.clear()
-                state |= json.loads(before)
+        for part in self._parts(fit, state):
+            if part.failure is not None:
+                raise self._failed(part.failure, fit, chunk)
+            made.rejected |= {positions[place]: why for place, why in part.rejected.items()}
+            made.results.blocks.extend(
+                replace(block, origins=[positions[place] for place in block.origins])
+                for block in part.blocks
+            )
         made.state = self._close_state(state, chunk)
         return made
 
-    def _unfit(self, made: _Pass, table: pa.Table) -> dict[int, str]:
+    def _unfit(self, results: Results) -> dict[int, str]:
         """Records with other columns than most, else with values that the others leave no type for."""
-        columns = Counter(frozenset(row) for row in made.rows)
-        if len(columns) > 1:
-            usual = columns.most_common(1)[0][0]
-            return {
-                origin: f"{self._name} returned other columns than for most records (missing: "
-                f"{sorted(usual - row.keys())}, new: {sorted(row.keys() - usual)})"
-                for row, origin in zip(made.rows, made.origins, strict=True)
-                if row.keys() != usual
-            }
-        odd = misfits(made.rows, table.schema, self._output_columns)
-        return {made.origins[place]: reason for place, reason in odd.items()}
+        usual = results.usual()
+        odd = {
+            origin: f"{self._name} returned other columns than for most records (missing: "
+            f"{sorted(usual - columns)}, new: {sorted(columns - usual)})"
+            for block in results.blocks
+            if (columns := results.required(block)) != usual
+            for origin in block.origins
+        }
+        return odd or results.misfits()
 
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, Reject):
-            words = str(error).replace("\0", "\ufffd")
-            return words or "Reject"
-        return f"{type(error).__name__} {self._place(error)}".rstrip()
-
-
-def _unreadable(table: pa.Table) -> dict[int, str]:
-    """Records with a value that Python does not have, such as a date in the year 10000."""
-    if _is_readable(table):
-        return {}
-    return {
-        place: "a date or timestamp lies outside the years 1 to 9999 that Python has"
-        for place in range(table.num_rows)
-        if not _is_readable(table.slice(place, 1))
-    }
+    def _unreadable(self, table: pa.Table) -> dict[int, str]:
+        """Records with a value that Python does not have, such as a date in the year 10000."""
+        return {
+            place: "a date or timestamp lies outside the years 1 to 9999 that Python has"
+            for name in self._names(table)
+            for place in _unreadable_places(table.column(name), table.schema.field(name))
+        }
 
 
-def _is_readable(table: pa.Table) -> bool:
+def _unreadable_places(column: pa.ChunkedArray, field: pa.Field) -> list[int]:
+    """Halve the rows until those that cannot be read stand alone."""
+    if not (pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)):
+        return []
+    found: list[int] = []
+    waiting = [(0, len(column))]
+    while waiting:
+        start, stop = waiting.pop()
+        if _is_readable(column.slice(start, stop - start), field):
+            continue
+        if stop - start == 1:
+            found.append(start)
+        else:
+            middle = (start + stop) // 2
+            waiting += [(middle, stop), (start, middle)]
+    return found
+
+
+def _is_readable(column: pa.ChunkedArray, field: pa.Field) -> bool:
+    """Whether Python has every one of these dates: it does if it has the first and the last."""
+    extremes = pc.min_max(column)
     try:
-        next(to_records(table), None)  # columns are converted before the first record comes
+        for end in ("min", "max"):
+            to_python(pa.chunked_array([pa.array([extremes[end]], field.type)]), field)
     except ValueNotCarriedError:
         return False
     return True
-
-
-def _json_text(state: dict[str, Any]) -> str | None:
-    """Return the state as JSON text; None when it is not JSON."""
-    try:
-        return json.dumps(state, allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError, RecursionError):
-        return None

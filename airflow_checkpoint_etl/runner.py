@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import forms, guarantee
+from airflow_checkpoint_etl.ahead import Ahead
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
@@ -34,7 +35,7 @@ from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
 from airflow_checkpoint_etl.notes import Notes, noted
-from airflow_checkpoint_etl.ports import LaneSpec, Run
+from airflow_checkpoint_etl.ports import LaneSpec, Read, Run
 from airflow_checkpoint_etl.progress import Progress
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Tally
@@ -83,6 +84,7 @@ class StageRunner:
         self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
         self._form: Form = "arrow"
+        self._reading: Ahead[Read]
 
     def stop(self) -> None:
         """Ask the attempt to end: sets the flags; running statements are interrupted."""
@@ -98,7 +100,10 @@ class StageRunner:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
         spec = self._survey()
         self._form = forms.choose(self._ports, self._attempt)
-        with self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress):
+        with (
+            self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress),
+            Ahead[Read](f"read-{self._lane}", self._ports.source.cancel) as self._reading,
+        ):
             resumed = self._recovery.extract(claim)
             checkpoint = resumed.checkpoint
             with progress.waiting("settle"):
@@ -112,10 +117,13 @@ class StageRunner:
                     run = self._shorten(claim, progress, checkpoint.frontier)
                     break
                 try:
-                    chunk = self._extract_chunk(claim, checkpoint.frontier, run)
+                    most = self._attempt.max_rows
+                    left = None if most is None else most - progress.rows_in
+                    chunk = self._extract_chunk(claim, checkpoint.frontier, run, left)
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._reading.discard()
                     checkpoint = self._recovery.extract(claim).checkpoint
                     continue
                 if chunk.seq > furthest:  # a chunk made again is no progress
@@ -127,11 +135,22 @@ class StageRunner:
     @noted(Stage.TRANSFORM)
     def transform(self, transformer: Transformer | None) -> Summary:
         """Transform the staged chunks up to the run's target; None passes them on as they are."""
-        if transformer is not None and self._attempt.policy.quarantines:
+        if transformer is None:
+            return self._transform(None)
+        if self._attempt.policy.quarantines:
             transformer = transformer.rejecting()
         self._transformer = transformer
+        if self._stop.is_set():  # before there was one to cancel
+            transformer.cancel()
+        with transformer.at_work():
+            return self._transform(transformer)
+
+    def _transform(self, transformer: Transformer | None) -> Summary:
         self._preflight()
-        with self._working(Stage.TRANSFORM, self._spec()) as (claim, progress):
+        with (
+            self._working(Stage.TRANSFORM, self._spec()) as (claim, progress),
+            self._files.reading_ahead(),
+        ):
             run = self._goals.given(claim)
             is_done = partial(self._goals.is_reached, run=run)
             resumed = self._recovery.transform(claim, is_done)
@@ -143,10 +162,14 @@ class StageRunner:
                 self._check()
                 source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    chunk = self._transform_chunk(claim, checkpoint, source, transformer, tally)
+                    then = resumed.sources.get(source.seq + 1)
+                    chunk = self._transform_chunk(
+                        claim, checkpoint, source, then, transformer, tally
+                    )
                     checkpoint = self._append(claim, checkpoint, chunk)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._files.forget()
                     resumed = self._recovery.transform(claim, is_done)
                     checkpoint = resumed.checkpoint
                     tally = self._tally(claim, resumed.kept)
@@ -162,7 +185,10 @@ class StageRunner:
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
-        with self._working(Stage.LOAD, self._spec()) as (claim, progress):
+        with (
+            self._working(Stage.LOAD, self._spec()) as (claim, progress),
+            self._files.reading_ahead(),
+        ):
             run = self._goals.given(claim)
             resumed = self._recovery.load(claim)
             checkpoint = resumed.checkpoint
@@ -174,9 +200,11 @@ class StageRunner:
                 self._check()
                 chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    checkpoint = self._load_chunk(claim, checkpoint, chunk, progress)
+                    then = resumed.sources.get(chunk.seq + 1)
+                    checkpoint = self._load_chunk(claim, checkpoint, chunk, then, progress)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
+                    self._files.forget()
                     resumed = self._recovery.load(claim)
                     checkpoint = resumed.checkpoint
                     continue
@@ -293,6 +321,7 @@ class StageRunner:
 
     def _check(self) -> None:
         """Between two chunks: were we asked to stop, or taken over?"""
+        self._notes.moved()
         if self._stop.is_set():
             raise CancelledError
         if self._keeper is not None and self._keeper.lost:
@@ -358,7 +387,7 @@ class StageRunner:
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 
-    def _extract_chunk(self, claim: Claim, frontier: Frontier, run: Run) -> Chunk:
+    def _extract_chunk(self, claim: Claim, frontier: Frontier, run: Run, left: int | None) -> Chunk:
         """E1, E2: read the next rows, late ones from below the frontier first, and stage them."""
         failpoint("extract.before_read")
         chunk = Chunk(
@@ -374,7 +403,7 @@ class StageRunner:
             fence=claim.fence,
         )
         if is_swept(frontier.swept, run.swept):
-            read = self._ports.source.read(frontier.cursor, run.target, self._form)
+            read = self._read(frontier.cursor, run.target, left)
             table, chunk = read.table, replace(chunk, high=read.high)
         else:
             sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
@@ -384,6 +413,21 @@ class StageRunner:
         return self._files.put(
             claim, table, replace(chunk, rows_in=table.num_rows, rows=table.num_rows)
         )
+
+    def _read(self, low: str, target: str, left: int | None) -> Read:
+        """Return the next rows, and begin to read those after them while these are staged.
+
+        Unless they are the last ones that the run's budget has ``left``.
+        """
+
+        def reading(low: str) -> Callable[[], Read]:
+            return partial(self._ports.source.read, low, target, self._form)
+
+        read = self._reading.take((low, target), reading(low))
+        is_last = read.high in {low, target} or (left is not None and read.table.num_rows >= left)
+        if not is_last:
+            self._reading.start((read.high, target), reading(read.high))
+        return read
 
     def _tally(self, claim: Claim, kept: Iterable[Chunk]) -> Tally:
         """What this run has read and rejected: loaded by an earlier try, or staged and kept."""
@@ -399,6 +443,7 @@ class StageRunner:
         claim: Claim,
         checkpoint: Checkpoint,
         source: Chunk,
+        then: Chunk | None,
         transformer: Transformer | None,
         tally: Tally,
     ) -> Chunk:
@@ -414,7 +459,7 @@ class StageRunner:
         )
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
-        table = self._fetch(claim, source).table
+        table = self._fetch(claim, source, then).table
         if isinstance(table, Frames):
             self._files.mark_unfit(source)
             message = (
@@ -446,9 +491,9 @@ class StageRunner:
         failpoint(f"{claim.stage}.after_append")
         return advanced
 
-    def _fetch(self, claim: Claim, chunk: Chunk) -> StagedFile:
+    def _fetch(self, claim: Claim, chunk: Chunk, then: Chunk | None) -> StagedFile:
         try:
-            return self._files.get(chunk)
+            return self._files.get(chunk, then)
         except StagedChunkError:
             # A successor may have loaded and collected it: then the file is not what is wrong.
             self._confirm(claim)
@@ -458,11 +503,16 @@ class StageRunner:
     # --- L, L6 and G ------------------------------------------------------------------------------
 
     def _load_chunk(
-        self, claim: Claim, checkpoint: Checkpoint, chunk: Chunk, progress: Progress
+        self,
+        claim: Claim,
+        checkpoint: Checkpoint,
+        chunk: Chunk,
+        then: Chunk | None,
+        progress: Progress,
     ) -> Checkpoint:
         """L1-L5: one chunk, one transaction; a chunk that an earlier attempt loaded is skipped."""
         advanced = checkpoint.advance(chunk, at=now())
-        staged = self._fetch(claim, chunk)
+        staged = self._fetch(claim, chunk, then)
         failpoint("load.before_load")
         try:
             loaded = self._ports.warehouse.load(

@@ -27,7 +27,7 @@ from airflow_checkpoint_etl.recovery import now
 from airflow_checkpoint_etl.runner import StageRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -91,13 +91,15 @@ class TransferRunner(StageRunner):
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
             while not self._goals.is_reached(checkpoint.frontier, run):
                 try:
-                    for loaded in self._chunks(load, checkpoint, run, progress):
-                        checkpoint = loaded
-                        # Compared as text: the source is reading, and cannot be asked for its order.
-                        is_last = checkpoint.frontier.cursor == run.target
-                        if not is_last and self._budget_is_spent(progress, started):
-                            run = self._shorten(extract, progress, checkpoint.frontier)
-                            break
+                    moving = self._chunks(load, checkpoint, run, progress)
+                    with contextlib.closing(moving) as chunks:
+                        for loaded in chunks:
+                            checkpoint = loaded
+                            # Compared as text: the source is reading, and cannot be asked for its order.
+                            is_last = checkpoint.frontier.cursor == run.target
+                            if not is_last and self._budget_is_spent(progress, started):
+                                run = self._shorten(extract, progress, checkpoint.frontier)
+                                break
                 except ManifestConflictError as conflict:
                     if checkpoint.frontier.seq > furthest:
                         furthest, conflicts = checkpoint.frontier.seq, 0
@@ -112,7 +114,7 @@ class TransferRunner(StageRunner):
 
     def _chunks(
         self, claim: Claim, checkpoint: Checkpoint, run: Run, progress: Progress
-    ) -> Iterator[Checkpoint]:
+    ) -> Generator[Checkpoint]:
         """Load chunk after chunk, and yield the checkpoint after each."""
         source = self._ports.source
         if self._form != "copy":  # rows in memory, in a test of the user's

@@ -1,7 +1,8 @@
 """Turns a user's callable into a transformer of whole chunks.
 
 Two modes. ``batch``: the callable gets a pyarrow table and returns one; nothing is done per row.
-``record``: it gets one row as a dict and returns a dict, a list of dicts (fan out) or None (drop it).
+``record``: it gets one row as a dict and returns a dict, a list of dicts (fan out) or None (drop it). With
+declared columns the dict holds those alone, and what is returned is put over the row they came from.
 
 A transform with state gets a second argument, a dict it may change in place. The state is JSON: it is
 stored with each chunk and comes back from there, so that continuing and resuming are the same thing.
@@ -9,24 +10,29 @@ stored with each chunk and comes back from there, so that continuing and resumin
 
 from __future__ import annotations
 
+import contextlib
 import json
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.callables import check_callable
-from airflow_checkpoint_etl.errors import CancelledError, TransformError
-from airflow_checkpoint_etl.records import from_records, remember_types, to_records
+from airflow_checkpoint_etl.callables import check_callable, check_columns, check_processes
+from airflow_checkpoint_etl.errors import TransformError, invalid
+from airflow_checkpoint_etl.record_calls import RecordCaller
+from airflow_checkpoint_etl.records import remember_types
+from airflow_checkpoint_etl.results import Results
+from airflow_checkpoint_etl.values import slices
+from airflow_checkpoint_etl.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_checkpoint_etl.callables import Mode
     from airflow_checkpoint_etl.protocol import Chunk
     from airflow_checkpoint_etl.quarantine import Rejects
+    from airflow_checkpoint_etl.record_calls import Failure, Part
 
 State = dict[str, Any]
 
@@ -80,6 +86,10 @@ class Transformer(Protocol):
         """
         ...
 
+    def at_work(self) -> contextlib.AbstractContextManager[object]:
+        """Hold what the transform needs while it is applied; entered before a connection is opened."""
+        ...
+
     def cancel(self) -> None:
         """End soon; called from another thread or a signal handler."""
         ...
@@ -95,7 +105,12 @@ class CallableTransformer:
         output_columns: PostgreSQL types of columns the transform makes, by name; needed only where
             values do not tell (all None, or a list for an array column).
         cursor_columns: the cursor's columns, to name a failing record by.
+        columns: per record: the columns that the callable gets; the others stay in Arrow and are
+            carried. None: every column.
+        processes: how many worker processes call it, per record and without state; None: this one.
     """
+
+    _rejecting = False
 
     def __init__(
         self,
@@ -104,18 +119,27 @@ class CallableTransformer:
         initial_state: Mapping[str, Any] | None = None,
         output_columns: Mapping[str, str] | None = None,
         cursor_columns: tuple[str, ...] = (),
+        *,
+        columns: Sequence[str] | None = None,
+        processes: int | None = None,
     ) -> None:
         check_callable(function, mode, initial_state)
+        self._columns = check_columns(columns, mode)
+        check_processes(processes, mode, initial_state)
         self._function, self._mode = function, mode
         self._initial_state = initial_state
         self._output_columns = dict(output_columns or {})
         self._cursor_columns = cursor_columns
-        self._name = getattr(function, "__name__", type(function).__name__)
-        self._cancelled = False
+        self._caller = RecordCaller(function, rejecting=self._rejecting)
+        self._name = self._caller.name
+        self._processes = processes
+        self._workers: Workers | None = None
 
     def cancel(self) -> None:
         """End before the next record."""
-        self._cancelled = True
+        self._caller.cancelled = True
+        if self._workers is not None:
+            self._workers.cancel()
 
     @property
     def stateful(self) -> bool:
@@ -132,7 +156,26 @@ class CallableTransformer:
             self._initial_state,
             self._output_columns,
             self._cursor_columns,
+            columns=self._columns,
+            processes=self._processes,
         )
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Fork the worker processes, if there are to be any, and end them with the block.
+
+        Entered before the stage opens a connection or starts a thread: a child shares neither. Within
+        another one of this transformer it does nothing.
+        """
+        if self._processes is None or self._workers is not None:
+            yield
+            return
+        with Workers(self._processes, self._caller) as workers:
+            self._workers = workers
+            try:
+                yield
+            finally:
+                self._workers = None
 
     def apply(self, table: pa.Table, state: str | None, chunk: Chunk) -> Transformed:
         """Return the transformed rows and the state after them; see :class:`Transformer`."""
@@ -178,7 +221,8 @@ class CallableTransformer:
         try:
             result = self._function(table) if state is None else self._function(table, state)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises
-            raise TransformError(self._raised(error, f"in {interval(chunk)}")) from None
+            message = self._caller.raised(error, f"in {interval(chunk)}")
+            raise TransformError(message) from None
         return self._checked_batch(result, table, chunk)
 
     def _checked_batch(self, result: Any, table: pa.Table, chunk: Chunk) -> pa.Table:
@@ -193,43 +237,50 @@ class CallableTransformer:
         return remember_types(result, table.schema, self._output_columns)
 
     def _apply_records(self, table: pa.Table, state: State | None, chunk: Chunk) -> pa.Table:
-        results: list[dict[str, Any]] = []
-        names: set[str] | None = None
-        for position, record in enumerate(to_records(table)):
-            if self._cancelled:
-                raise CancelledError
-            try:
-                result = self._function(record) if state is None else self._function(record, state)
-            except Exception as error:  # noqa: BLE001  whatever the user's code raises
-                where = self._where(table, position, chunk)
-                raise TransformError(self._raised(error, where)) from None
-            if type(result) is dict and result.keys() == names:  # nearly always
-                results.append(result)
-                continue
-            for row in self._rows(result, table, position, chunk):
-                if names is None:
-                    names = set(row)
-                elif row.keys() != names:
-                    where = self._where(table, position, chunk)
-                    raise TransformError(self._uneven(row, names, where))
-                results.append(row)
-        return from_records(results, table.schema, self._output_columns)
+        results = self._no_results(table)
+        for part in self._parts(table, state):
+            if part.failure is not None:
+                raise self._failed(part.failure, table, chunk)
+            for block in part.blocks:
+                if results.blocks and results.required(block) != results.usual():
+                    where = self._where(table, block.origins[0], chunk)
+                    missing = sorted(results.usual() - results.required(block))
+                    extra = sorted(results.required(block) - results.usual())
+                    raise TransformError(self._uneven(missing, extra, where))
+                results.blocks.append(block)
+        return results.table()
 
-    def _rows(
-        self, result: Any, table: pa.Table, position: int, chunk: Chunk
-    ) -> list[dict[str, Any]]:
-        if result is None:
-            return []
-        rows = result if isinstance(result, list) else [result]
-        for row in rows:
-            if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
-                where = self._where(table, position, chunk)
-                message = (
-                    f"{self._name} returned {type(row).__name__} {where}; it must return a dict of "
-                    "column names to values, a list of those, or None to drop the row"
-                )
-                raise TransformError(message)
-        return rows
+    def _no_results(self, table: pa.Table) -> Results:
+        return Results(table, self._columns is not None, self._output_columns)
+
+    def _parts(self, table: pa.Table, state: State | None) -> Iterator[Part]:
+        """Call the callable for every record, and yield what came of them, slice by slice."""
+        names = self._names(table)
+        if self._workers is not None:
+            yield from self._workers.call(table.select(names))
+            return
+        for positions, columns in slices(table, names):
+            yield self._caller.call(columns, positions, state)
+
+    def _names(self, table: pa.Table) -> list[str]:
+        """The columns a record has.
+
+        Raises:
+            ConfigurationError: a declared one is not in the chunk.
+        """
+        known: list[str] = table.column_names
+        if self._columns is None:
+            return known
+        for name in self._columns:
+            if name not in known:
+                msg = "columns"
+                rule = f"the extracted rows have no column {name!r}"
+                raise invalid(msg, self._columns, rule, f"they have {', '.join(known)}")
+        return list(self._columns)
+
+    def _failed(self, failure: Failure, table: pa.Table, chunk: Chunk) -> TransformError:
+        where = self._where(table, failure.position, chunk)
+        return TransformError(failure.sentence.replace("{where}", where))
 
     def _where(self, table: pa.Table, position: int, chunk: Chunk) -> str:
         """Name a record by its cursor value as it was read, never by its content."""
@@ -240,27 +291,12 @@ class CallableTransformer:
         )
         return f"for the record {key or f'number {position + 1}'} of {interval(chunk)}"
 
-    def _uneven(self, row: dict[str, Any], names: set[str], where: str) -> str:
-        missing, extra = sorted(names - row.keys()), sorted(row.keys() - names)
+    def _uneven(self, missing: list[str], extra: list[str], where: str) -> str:
         return (
             f"{self._name} returned other columns {where} than for the records before it (missing: "
             f"{missing}, new: {extra}); return the same columns for every record, with None where "
             "there is no value"
         )
-
-    def _raised(self, error: Exception, where: str) -> str:
-        place = self._place(error)
-        return (
-            f"{self._name} raised {type(error).__name__}{place and f' {place},'} {where}. Nothing of "
-            "the chunk was kept; mend the transform, then clear this task; the rows stay as they were read"
-        )
-
-    def _place(self, error: Exception) -> str:
-        """Say where the user's code raised: the exception's own text may quote the row."""
-        frames = traceback.extract_tb(error.__traceback__)
-        code = getattr(self._function, "__code__", None)
-        own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
-        return f"in {own[-1].name}, line {own[-1].lineno}" if own else ""
 
 
 def interval(chunk: Chunk) -> str:

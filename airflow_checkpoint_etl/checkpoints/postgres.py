@@ -105,6 +105,14 @@ _APPEND: Final = f"""
     on conflict (pipeline, part, stage, incarnation, seq) do update set entry = excluded.entry
 """
 
+# The head moved on by one chunk within its life: nearly always what a note of the load frontier is.
+_NEXT: Final = f"""
+    {_SET}
+        and checkpoint.fence = %(fence)s
+        and checkpoint.incarnation = %(incarnation)s
+        and checkpoint.seq = %(seq)s - 1
+"""
+
 # What a begin leaves behind of an earlier life, or of a chain that was cut.
 _DROP: Final = """
     delete from checkpoint_etl.manifest
@@ -223,6 +231,9 @@ class PostgresCheckpointStore:
     def note_loaded(self, lane: Lane, checkpoint: Checkpoint) -> None:
         """Record the load frontier; never backwards."""
         stage = checkpoint.stage
+        values = _key(lane, stage) | _columns(checkpoint, fence=0)
+        if self._session.run(lambda session: session.execute(_NEXT, values).rowcount):
+            return
 
         def work(session: Session) -> None:
             stored = _claim(session, stage, _key(lane, stage))

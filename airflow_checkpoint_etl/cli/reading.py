@@ -97,7 +97,9 @@ def lag(args: argparse.Namespace) -> None:
     row = {
         "pipeline": str(lane),
         "last_id": seen.summary.position.shown,
-        "complete_as_of": found.complete_as_of,
+        "complete_as_of": found.complete_as_of.isoformat(sep=" ", timespec="seconds")
+        if found.complete_as_of
+        else None,
         "behind": None if found.seconds is None else span(found.seconds),
         "ids_left": found.ids,
         "source_id": found.source_shown,

@@ -83,6 +83,8 @@ def _of_lane(facts: LaneFacts) -> list[str]:
     run = facts.run
     if run is not None:
         done = "is loaded to its end" if run.done else "is not loaded to its end"
+        if facts.goal is None:
+            done = "was settled before the lane was rewound, reset or resynced, which made it void"
         lines.append(
             f"the newest run, {run.run_id} of {run.dag_id}, goes to {run.shown} and {done}"
         )

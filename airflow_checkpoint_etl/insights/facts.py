@@ -137,6 +137,12 @@ class LaneFacts:
     stages: Mapping[Stage, StageFacts] = field(default_factory=dict)
     staged: Mapping[Stage, Staged] = field(default_factory=dict)
 
+    @property
+    def goal(self) -> Goal | None:
+        """The newest run's, if it is of the lane's current life; a rewind makes it void."""
+        run = self.run
+        return run if run is not None and run.incarnation == self.incarnation else None
+
     def of(self, stage: Stage) -> StageFacts:
         """Return what is known of a stage; nothing, where it was never acquired."""
         return self.stages.get(stage) or StageFacts(stage)
@@ -181,12 +187,11 @@ def lag_of(facts: LaneFacts, source_cursor: str | None = None) -> Lag:
     """
     complete = facts.complete_as_of
     at = facts.position.cursor
-    run = facts.run
-    ahead = run is not None and run.incarnation == facts.incarnation and not run.done
+    goal = facts.goal
     return Lag(
         complete_as_of=complete,
         seconds=(facts.now - complete).total_seconds() if complete else None,
-        ids=ids_between(at, run.target if ahead and run else at),
+        ids=ids_between(at, goal.target if goal is not None and not goal.done else at),
         source_cursor=source_cursor,
         source_ids=ids_between(at, source_cursor) if source_cursor is not None else None,
     )

@@ -350,7 +350,7 @@ class Insights:
             incarnation=facts.incarnation,
             state=lane_state(facts),
             position=facts.position,
-            target=facts.run.target if facts.run else "",
+            target=facts.goal.target if facts.goal else "",
             lag=lag_of(facts, source_cursor),
             guarantee=str(settings.get("guarantee", "")),
             source=str(settings.get("source", "")),

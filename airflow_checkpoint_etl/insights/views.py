@@ -209,7 +209,8 @@ class LaneSummary:
         incarnation: the random name of that life.
         state: what it is up to.
         position: the load frontier, with the rows loaded in all.
-        target: the settled bound of the newest run, canonical cursor text; empty without a run.
+        target: the settled bound of the newest run, canonical cursor text; empty without a run in
+            this life of the lane.
         lag: how far it is behind.
         guarantee: what the configuration promised when its extract ran last; empty when it never did.
         source: the source's table, or ``query``.

@@ -72,8 +72,8 @@ def stage_state(facts: LaneFacts, stage: Stage) -> State:
     state = _of_attempts(facts, facts.of(stage))
     if state is not None:
         return state
-    position, run = facts.position_of(stage), facts.run
-    if run is None or run.incarnation != facts.incarnation:
+    position, run = facts.position_of(stage), facts.goal
+    if run is None:
         return _of_run(facts)
     if position is None:
         return State(Condition.IDLE, "its checkpoint was not read, or is not there yet")
@@ -137,12 +137,12 @@ def _stuck(facts: LaneFacts, stage: StageFacts, failure: FailureView) -> State:
 
 
 def _working(facts: LaneFacts, stage: StageFacts) -> str:
-    doing, position, run = _DOING[stage.stage], facts.position_of(stage.stage), facts.run
+    doing, position, run = _DOING[stage.stage], facts.position_of(stage.stage), facts.goal
     failure = stage.failure
     after = ""
     if failure is not None:
         after = f" (after {failure.count} failed {'try' if failure.count == 1 else 'tries'})"
-    if position is None or run is None or run.incarnation != facts.incarnation:
+    if position is None or run is None:
         since = span((facts.now - stage.owner.acquired_at).total_seconds()) if stage.owner else ""
         return f"{doing} for {since}{after}"
     if position.cursor == run.target:
@@ -187,8 +187,7 @@ _GO_ON: Final = {
 
 
 def _is_over(facts: LaneFacts) -> bool:
-    run = facts.run
-    return run is not None and run.done and run.incarnation == facts.incarnation
+    return facts.goal is not None and facts.goal.done
 
 
 def _finished(facts: LaneFacts, stage: Stage) -> dt.datetime:

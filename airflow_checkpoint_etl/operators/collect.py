@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
+from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import Lane
 
@@ -33,6 +34,7 @@ class CheckpointCollectOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("pipeline", "part")
     ui_color = "#e8f1fb"
+    operator_extra_links = (CheckpointsLink(),)
 
     def __init__(
         self,

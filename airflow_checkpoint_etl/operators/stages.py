@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
+    from airflow_checkpoint_etl.transform import Transformer
 
 OnBusy = Literal["wait", "skip", "fail"]
 
@@ -290,6 +291,10 @@ class CheckpointTransformOperator(CheckpointStageOperator):
         python_callable: per record ``dict -> dict``, ``None`` to drop the row or a list to fan out;
             per batch ``pyarrow.Table -> pyarrow.Table``. Left out: the chunks pass as they are.
         mode: ``"record"`` or ``"batch"``.
+        columns: per record: the columns the callable gets. The others are carried as they are, which is
+            several times as fast; what it returns is put over the row. Left out: all of them.
+        processes: worker processes for a per-record callable that keeps a processor busy; it must not
+            keep a state. Left out: it is called in the task's own process.
         initial_state: a dict (JSON) for a transform that remembers: the callable gets it as its second
             argument and changes it in place; it is kept atomically with each chunk's progress.
         output_columns: PostgreSQL types of columns the callable makes, where values do not tell.
@@ -305,6 +310,8 @@ class CheckpointTransformOperator(CheckpointStageOperator):
         mode: Literal["record", "batch"] = "record",
         initial_state: Mapping[str, Any] | None = None,
         output_columns: Mapping[str, str] | None = None,
+        columns: Sequence[str] | None = None,
+        processes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -319,31 +326,47 @@ class CheckpointTransformOperator(CheckpointStageOperator):
                 )
             from airflow_checkpoint_etl.callables import (  # noqa: PLC0415
                 check_callable,
+                check_columns,
+                check_processes,
                 check_rejecting,
             )
 
             check_callable(python_callable, mode, initial_state)
+            check_columns(columns, mode, self.pipeline.source.read_columns)
+            check_processes(processes, mode, initial_state)
             if self.pipeline.on_error == "quarantine":
                 check_rejecting(mode, initial_state)
         self.python_callable = python_callable
         self.mode = mode
         self.initial_state = initial_state
         self.output_columns = output_columns
+        self.columns = columns
+        self.processes = processes
+        self._transformer: Transformer | None = None
 
-    def _run(self, runner: StageRunner) -> Summary:
+    def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
         if self.python_callable is None:
-            return runner.transform(None)
+            return super()._execute(context, waiting_since)
         from airflow_checkpoint_etl.transform import CallableTransformer  # noqa: PLC0415
 
-        return runner.transform(
-            CallableTransformer(
-                self.python_callable,
-                self.mode,
-                self.initial_state,
-                self.output_columns,
-                self.pipeline.source.cursor_columns,
-            )
+        transformer = CallableTransformer(
+            self.python_callable,
+            self.mode,
+            self.initial_state,
+            self.output_columns,
+            self.pipeline.source.cursor_columns,
+            columns=self.columns,
+            processes=self.processes,
         )
+        self._transformer = (
+            transformer.rejecting() if self.pipeline.policy.quarantines else transformer
+        )
+        # Worker processes are forked first of all: before there is a connection, or an observer's thread.
+        with self._transformer.at_work():
+            return super()._execute(context, waiting_since)
+
+    def _run(self, runner: StageRunner) -> Summary:
+        return runner.transform(self._transformer)
 
 
 class CheckpointLoadOperator(CheckpointStageOperator):

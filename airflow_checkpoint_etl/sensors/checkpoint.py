@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.hooks.checkpoint import Question, is_reached
+from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.triggers.checkpoint import CheckpointReachedTrigger
@@ -38,6 +39,7 @@ class CheckpointSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("pipeline", "part", "at_least", "not_before")
     ui_color = "#f3ebfb"
+    operator_extra_links = (CheckpointsLink(),)
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ are an error that names the column. No row is looked at in Python.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +22,7 @@ from airflow_checkpoint_etl import columns as carrying
 from airflow_checkpoint_etl.errors import TypeMismatchError, ValueNotCarriedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from airflow_checkpoint_etl.sources.keyset import Column
 
@@ -47,18 +49,25 @@ class Fetched:
 
     Attributes:
         table: the rows.
-        cut: whether rows were left unread because the byte bound was reached.
+        cut: whether rows were left unread because a bound was reached.
     """
 
     table: pa.Table
     cut: bool
 
 
-def fetch(connection: Any, statement: str, max_bytes: int | None) -> Fetched:
-    """Run a statement and stream its rows into memory, up to about ``max_bytes``.
+def fetch(
+    connection: Any,
+    statement: str,
+    max_bytes: int | None,
+    max_seconds: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Fetched:
+    """Run a statement and stream its rows into memory, up to about ``max_bytes`` or ``max_seconds``.
 
-    Reading stops before the batch that would pass the bound; the first batch is always kept, so that
-    one row larger than the bound still moves on.
+    Reading stops before the batch that would pass the bytes, and after the one that passed the time; the
+    first batch is always kept, so that one row larger than the bound still moves on. The time counts from
+    the first batch: what a statement takes to begin (a sort) comes again with the next one.
 
     Raises:
         Exception: whatever the driver raises; its text may quote the statement and rows.
@@ -71,14 +80,17 @@ def fetch(connection: Any, statement: str, max_bytes: int | None) -> Fetched:
         reader = execution.fetch_record_batch()
         try:
             batches: list[pa.RecordBatch] = []
-            size = 0
+            size, until = 0, math.inf
             for batch in reader:
                 size += batch.nbytes
-                if batches and max_bytes is not None and size > max_bytes:
+                too_large = bool(batches) and max_bytes is not None and size > max_bytes
+                if batch.num_rows and not too_large:
+                    if not batches and max_seconds is not None:
+                        until = clock() + max_seconds
+                    batches.append(batch)
+                if too_large or clock() > until:
                     _stop(connection, reader)
                     return Fetched(pa.Table.from_batches(batches, reader.schema), cut=True)
-                if batch.num_rows:
-                    batches.append(batch)
             return Fetched(pa.Table.from_batches(batches, reader.schema), cut=False)
         finally:
             reader.close()

@@ -8,6 +8,7 @@ repeated statement and nothing else.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,6 +78,9 @@ class PostgresReader:
         self._trusted: psycopg.Connection[Any] | None = None
         self._known_plan: Plan | None = None
         self._bytes_per_row: float | None = None
+        self._seconds_per_row = 0.0  # of copied rows; other reads are cut when their time is over
+        # A chunk is read ahead by one thread while another one asks where a text cursor stands.
+        self._one_at_a_time = threading.RLock()
 
     def preflight(self) -> SourceFacts:
         """Check names, types, order, privileges and how to settle.
@@ -145,7 +149,7 @@ class PostgresReader:
         return self._steadily(work)
 
     def read(self, low: str, target: str, form: Form = "arrow") -> Read:
-        """Read the next chunk of ``(low, target]``, at most chunk_rows and about chunk_bytes.
+        """Read the next chunk of ``(low, target]``: at most chunk_rows, about chunk_bytes or chunk_seconds.
 
         Raises:
             ValueNotCarriedError: a value does not fit the type that carries it; names the column.
@@ -156,12 +160,12 @@ class PostgresReader:
             plan, limit = self._plan(), self._limit()
             if form == "copy":
                 most = self._config.max_chunk_bytes
-                limit = self._limit(copying.AIM)
+                limit, began = self._limit(copying.AIM), time.monotonic()
                 read = copying.read(self._session, plan, low, target, limit, most)
-                self._note_size(read.table.size, read.table.num_rows)
+                self._note_size(read.table.size, read.table.num_rows, time.monotonic() - began)
                 return read
             statement = plan.keyset.chunk(low, target, limit)
-            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            fetched = self._fetch(statement, bounded=True)
             table = arrow.carried(fetched.table, plan.columns)
             self._note_size(fetched.table.nbytes, table.num_rows)
             if not fetched.cut and table.num_rows < limit:
@@ -178,7 +182,7 @@ class PostgresReader:
             plan = self._plan()
             if form == "copy":
                 return copying.read_again(self._session, plan, low, high)
-            fetched = self._fetch(plan.keyset.chunk(low, high, None), None)
+            fetched = self._fetch(plan.keyset.chunk(low, high, None))
             return Read(arrow.carried(fetched.table, plan.columns), high)
 
         return self._steadily(work)
@@ -195,13 +199,15 @@ class PostgresReader:
             plan = self._plan()
             return plan, copying.bound(self._session, plan, low, target, self._limit())
 
-        # Both on one connection: another one may lead to a server that lags behind what was settled.
-        plan, high = self._steadily(work)
-        failpoint("copy.after_bound")
-        counting = copying.Counting(sink)
-        rows = copying.copy_out(self._session, plan, low, high, counting)
-        self._note_size(counting.size, rows)
-        return high, rows
+        with self._one_at_a_time:
+            # Both on one connection: another one may lead to a server that lags behind what was settled.
+            began = time.monotonic()
+            plan, high = self._steadily(work)
+            failpoint("copy.after_bound")
+            counting = copying.Counting(sink)
+            rows = copying.copy_out(self._session, plan, low, high, counting)
+            self._note_size(counting.size, rows, time.monotonic() - began)
+            return high, rows
 
     def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
         """Read the next rows at or below ``upto`` that may have appeared since the last sweep.
@@ -218,11 +224,11 @@ class PostgresReader:
             plan, limit = self._plan(), self._limit()
             sweep = sweeping.underway(swept, goal)
             if sweeping.is_first(sweep, upto):
-                empty = self._fetch(plan.keyset.chunk(upto, upto, 0), None)
+                empty = self._fetch(plan.keyset.chunk(upto, upto, 0))
                 return Sweep(arrow.carried(empty.table, plan.columns), sweeping.done_with(sweep))
             failpoint("sweep.before_read")
             statement = sweeping.statement(self._session, plan, sweep, upto, limit)
-            fetched = self._fetch(statement, self._config.max_chunk_bytes)
+            fetched = self._fetch(statement, bounded=True)
             failpoint("sweep.after_read")
             table = arrow.carried(fetched.table, plan.columns)
             if not fetched.cut and table.num_rows < limit:
@@ -301,13 +307,15 @@ class PostgresReader:
         if not self._bytes_per_row:
             return self._config.chunk_rows
         fitting = math.floor(share * self._config.max_chunk_bytes / self._bytes_per_row)
+        if self._seconds_per_row:
+            fitting = min(fitting, math.floor(self._config.chunk_seconds / self._seconds_per_row))
         return max(1, min(self._config.chunk_rows, fitting))
 
-    def _note_size(self, size: int, rows: int) -> None:
+    def _note_size(self, size: int, rows: int, seconds: float = 0.0) -> None:
         if rows:
-            self._bytes_per_row = size / rows
+            self._bytes_per_row, self._seconds_per_row = size / rows, seconds / rows
 
-    def _fetch(self, statement: sql.Composable, max_bytes: int | None) -> arrow.Fetched:
+    def _fetch(self, statement: sql.Composable, *, bounded: bool = False) -> arrow.Fetched:
         """Run one reading statement, a second time when the first was lost on the way.
 
         Raises:
@@ -317,9 +325,11 @@ class PostgresReader:
         session = self._session
         text = session.text_of(statement)
         connection = session.rows()
+        config = self._config
+        bounds = (config.max_chunk_bytes, config.chunk_seconds) if bounded else (None, None)
         try:
             return self._interruptible.run(
-                lambda: arrow.fetch(connection, text, max_bytes), connection.adbc_cancel
+                lambda: arrow.fetch(connection, text, *bounds), connection.adbc_cancel
             )
         except CheckpointEtlError:
             raise
@@ -334,8 +344,9 @@ class PostgresReader:
 
     def _steadily(self, work: Callable[[], T]) -> T:
         """Run idempotent work, once more on new connections when the first ones were lost."""
-        try:
-            return work()
-        except LostConnectionError:
-            self.close()
-            return work()
+        with self._one_at_a_time:
+            try:
+                return work()
+            except LostConnectionError:
+                self.close()
+                return work()

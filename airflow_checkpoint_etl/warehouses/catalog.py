@@ -29,6 +29,9 @@ LINEAGE_COLUMN: Final = "_ck_chunk"
 """The one lineage column: the id of the ledger row of the chunk that brought the row."""
 
 _SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "target.sql")
+_FACTS: Final = ("relation", "columns", "unique_keys")
+"""The statements that tell the facts about a table."""
+
 _TABLES: Final = ("r", "p")
 _KINDS: Final = {
     "v": "a view",
@@ -135,12 +138,50 @@ def describe(connection: psycopg.Connection[Any], table: str) -> TargetFacts | N
         PreflightError: it is something else than a table.
     """
     try:
-        found = rows(connection, _SQL["relation"], {"name": table})
+        found, columns, keys = _in_one_trip(
+            connection, [(_SQL[name], {"name": table}) for name in _FACTS]
+        )
     except psycopg.Error as error:
         problem = _about_name(connection, error, table)
         if problem is None:
             raise
         raise problem from None
+    return _facts(found, columns, keys)
+
+
+def hold(connection: psycopg.Connection[Any], facts: TargetFacts, table: str) -> TargetFacts | None:
+    """Hold a table's definition still until the commit, and read its facts again; None: it is gone.
+
+    Takes the row-exclusive lock that every INSERT takes, and has every constraint checked by the statement
+    that breaks it: one that is deferred would refuse at the commit, with the row in its message.
+    """
+    lock = sql.SQL("lock table only {} in row exclusive mode").format(facts.identifier)
+    *_, found, columns, keys = _in_one_trip(
+        connection,
+        [
+            (lock, None),
+            ("set constraints all immediate", None),
+            *((_SQL[name], {"name": table}) for name in _FACTS),
+        ],
+    )
+    return _facts(found, columns, keys)
+
+
+def _in_one_trip(
+    connection: psycopg.Connection[Any],
+    statements: Sequence[tuple[LiteralString | sql.Composed, Mapping[str, Any] | None]],
+) -> list[list[Row]]:
+    """Execute statements one after the other, sent at once, and return the rows of each."""
+    with connection.pipeline():
+        commands = []
+        for statement, parameters in statements:
+            command = connection.cursor(row_factory=tuple_row)
+            command.execute(statement, parameters, prepare=False)
+            commands.append(command)
+    return [command.fetchall() if command.description else [] for command in commands]
+
+
+def _facts(found: Sequence[Row], columns: Sequence[Row], keys: Sequence[Row]) -> TargetFacts | None:
     if not found:
         return None
     oid, schema, name, kind, row_security, insert, select, update, temporary, *odd = found[0]
@@ -150,8 +191,6 @@ def describe(connection: psycopg.Connection[Any], table: str) -> TargetFacts | N
             "name an ordinary or partitioned table to load into"
         )
         raise PreflightError(message)
-    columns = rows(connection, _SQL["columns"], {"relation": oid})
-    keys = rows(connection, _SQL["unique_keys"], {"relation": oid})
     granted = {"insert": insert, "select": select, "update": update, "temporary": temporary}
     return TargetFacts(
         oid=oid,

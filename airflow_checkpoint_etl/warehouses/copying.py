@@ -16,6 +16,7 @@ from pgpq.schema import Jsonb
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from airflow_checkpoint_etl.ahead import one_ahead
 from airflow_checkpoint_etl.errors import ValueNotCarriedError
 from airflow_checkpoint_etl.warehouses.convert import LossError
 
@@ -145,11 +146,14 @@ def copy_rows(
     columns: Iterable[str],
     chunks: Iterable[bytes],
 ) -> int:
-    """Run one binary COPY and return how many rows the server took."""
+    """Run one binary COPY and return how many rows the server took.
+
+    The next piece is encoded while the server takes the present one.
+    """
     statement = sql.SQL("copy {} ({}) from stdin (format binary)").format(into, names(columns))
     with connection.cursor(row_factory=tuple_row) as command:
         with command.copy(statement) as copy:
-            for chunk in chunks:
+            for chunk in one_ahead(chunks, "encode"):
                 copy.write(chunk)
         return command.rowcount
 

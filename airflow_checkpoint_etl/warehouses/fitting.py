@@ -170,7 +170,6 @@ def _one_by_one(
         copy_rows(connection, arrivals, accepted.names, encoder.encode(fit))
         _copy_units(connection, units, places, bounds)
         rows(connection, sql.SQL("analyze {}").format(arrivals))
-        rows(connection, "set constraints all immediate")
         with connection.cursor() as command:
             block = _block(accepted, ledger_id, arrivals, units, refused)
             command.execute(block, prepare=False)

@@ -102,7 +102,8 @@ create table checkpoint_etl.ledger (
 create unique index ledger_chain on checkpoint_etl.ledger (pipeline, part, seq)
     where rewound_at is null;
 create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
-create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id);
+-- Down to the lane: a mapped DAG run has the chunks of a thousand lanes under one run id.
+create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id, pipeline, part);
 create index ledger_rejected on checkpoint_etl.ledger (pipeline, part, id desc) where rows_rejected > 0;
 
 -- Rejected records, committed in the load transaction of their chunk.

@@ -89,8 +89,6 @@ def write_rows(
             taken = _copy(connection, accepted, table, ledger_id)
         else:
             taken = _through_arrivals(connection, accepted, table, ledger_id)
-        # A deferred constraint would otherwise refuse at the commit, with the row in its message.
-        rows(connection, "set constraints all immediate")
     if taken != table.num_rows:
         message = (
             f"target {accepted.facts} took {taken:,} of {table.num_rows:,} rows: a trigger or rule on "

@@ -240,9 +240,7 @@ class TargetTable:
         if facts is None:
             raise self._gone()
         with translated(str(facts), ()):
-            lock = sql.SQL("lock table only {} in row exclusive mode").format(facts.identifier)
-            catalog.rows(connection, lock)
-        found = self.describe(connection)
+            found = catalog.hold(connection, facts, self._config.table)
         if found is None or found.oid != facts.oid:
             raise self._gone()
         return found

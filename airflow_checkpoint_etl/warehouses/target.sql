@@ -58,7 +58,7 @@ select a.attname::text,
        ) base
   join pg_type type on type.oid = base.oid
   left join pg_type element on element.oid = type.typelem and type.typcategory = 'A'
- where a.attrelid = %(relation)s
+ where a.attrelid = to_regclass(%(name)s)
    and a.attnum > 0
    and not a.attisdropped
  order by a.attnum
@@ -69,7 +69,7 @@ select array_agg(a.attname::text order by k)
   from pg_index i
  cross join lateral generate_series(0, i.indnkeyatts - 1) k
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k]
- where i.indrelid = %(relation)s
+ where i.indrelid = to_regclass(%(name)s)
    and i.indisunique
    and i.indimmediate
    and i.indisvalid

@@ -89,6 +89,7 @@ REACHED_BY = {
     "copy": Reach("extract", COPY),
     "copy.before_rows": Reach("load", COPY),
     "transfer": Reach("transfer", TRANSFER),
+    "note": Reach("load"),
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),
     "replay": Reach("replay", REPLAY),
@@ -100,7 +101,15 @@ REACHED_BY = {
 PENDING: frozenset[str] = frozenset()
 """Listed points that no scenario reaches yet, each with the reason beside it."""
 
-SWALLOWED = frozenset({"collect.before_delete", "collect.after_delete", "collect.after_forget"})
+SWALLOWED = frozenset(
+    {
+        "collect.before_delete",
+        "collect.after_delete",
+        "collect.after_forget",
+        "note.before_leave",
+        "note.after_leave",
+    }
+)
 """Points at which an exception costs nothing: what happens there is best effort."""
 
 

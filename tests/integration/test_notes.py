@@ -79,6 +79,26 @@ def test_a_stage_that_reaches_its_end_forgets_what_failed(world, insights):
     assert seen.summary.state.condition is Condition.WAITING
 
 
+def test_a_stage_that_moves_again_is_not_stuck_any_more(world, insights):
+    world.stage("extract")
+    fail_transform(world, times=3)
+    runner, ports = world.runner("transform", try_number=4)
+    append = ports.checkpoints.append
+    states = []
+
+    def watched(*args, **kwargs):
+        states.append(insights.pipelines()[0].state.condition)
+        return append(*args, **kwargs)
+
+    object.__setattr__(ports.checkpoints, "append", watched)
+    try:
+        runner.transform(None)
+    finally:
+        ports.close()
+    assert states[0] is Condition.STUCK
+    assert set(states[1:]) == {Condition.WORKING}
+
+
 def test_a_rewind_forgets_what_failed(world, insights):
     world.run()
     world.insert(100)

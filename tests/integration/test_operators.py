@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
@@ -187,6 +188,40 @@ def test_a_decorated_function_is_a_transform():
     with memory(pipeline, rows=ROWS) as test:
         assert str(run(dag).state) == "success"
         assert [row["number"] for row in test.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_group_hands_on_declared_columns_and_processes():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    got = []
+
+    def shout(record):
+        got.append(record)  # in a worker process: nothing of it comes back here
+        return {"email": record["email"].upper()}
+
+    with DAG("memory_columns", schedule=None, start_date=START) as dag:
+        checkpoint_task_group(
+            "group",
+            pipeline,
+            transform=shout,
+            transform_options={"columns": ["email"], "processes": 2},
+        )
+    with memory(pipeline, rows=ROWS) as test:
+        assert str(run(dag).state) == "success"
+        assert test.rows == [row | {"email": row["email"].upper()} for row in ROWS]
+    assert got == []
+
+
+def test_a_column_that_the_source_does_not_read_is_refused_when_the_dag_is_parsed():
+    source = PostgresSource(conn_id="shop", table="orders", columns=("email",))
+    with pytest.raises(ConfigurationError, match="reads no column 'amount'; it reads email, id"):
+        CheckpointTransformOperator(
+            task_id="transform",
+            pipeline=replace(orders(), source=source),
+            python_callable=lower,
+            columns=["amount"],
+        )
 
 
 def test_jinja_works_inside_a_pipeline():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from airflow_checkpoint_etl import (
+    CheckpointCollectOperator,
     CheckpointExtractOperator,
     CheckpointLoadOperator,
+    CheckpointSensor,
     CheckpointTransformOperator,
     Pipeline,
     PostgresSource,
@@ -23,10 +25,17 @@ ORDERS = Pipeline(
 
 
 @pytest.mark.parametrize(
-    "operator", [CheckpointExtractOperator, CheckpointTransformOperator, CheckpointLoadOperator]
+    "operator",
+    [
+        CheckpointExtractOperator,
+        CheckpointTransformOperator,
+        CheckpointLoadOperator,
+        CheckpointCollectOperator,
+        CheckpointSensor,
+    ],
 )
-def test_every_stage_has_the_link(operator):
-    task = operator(task_id="stage", pipeline=ORDERS)
+def test_every_task_of_ours_has_the_link(operator):
+    task = operator(task_id="task", pipeline=ORDERS)
     assert [link.name for link in task.operator_extra_links] == ["Checkpoints"]
 
 

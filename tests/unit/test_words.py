@@ -330,6 +330,12 @@ def test_a_diagnosis_of_a_lost_worker_offers_the_release():
     assert "airflow checkpoints release orders --part eu --stage load" in moves[1]
 
 
+def test_a_rewind_makes_the_newest_run_void():
+    facts = lane(incarnation="b2", generation=2, position=Position(5, "i8:500", 500, before(300)))
+    assert "made it void" in diagnose(facts).facts[1]
+    assert lag_of(facts).ids == 0
+
+
 def test_a_lane_that_is_caught_up_needs_nothing():
     facts = lane(run=goal(done=True, finished_at=before(240)))
     assert diagnose(facts).next_moves == ("nothing is to be done",)

@@ -1,0 +1,199 @@
+"""What is measured of the chain: a table of cases. To add one, add a few lines to ``CASES``.
+
+A case that uses what the installed version does not offer is skipped and reported with the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import airflow_checkpoint_etl as package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a case.
+
+    Attributes:
+        stage: what it is called in the table.
+        operator: the operator's class, by its public name.
+        options: the operator's own options.
+    """
+
+    stage: str
+    operator: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+EXTRACT: Final = Task("extract", "CheckpointExtractOperator")
+LOAD: Final = Task("load", "CheckpointLoadOperator")
+
+
+def transform(**options: Any) -> Task:
+    """The transform with these options."""
+    return Task("transform", "CheckpointTransformOperator", options)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to run the chain.
+
+    Attributes:
+        name: short, for the table and the command line.
+        words: what a DAG author would write for it.
+        tasks: the tasks, in order.
+        pipeline: the pipeline's options, with ``source`` and ``warehouse`` inside.
+        changes: whether the transform changes rows as ``table.TRANSFORMED`` says.
+        parts: how many ranges of ids are moved at once, each as a part with tasks of its own.
+        together: whether the tasks of a part start at once.
+        share: the share of the rows that is moved, for what is slow.
+        missing: says what the installed version lacks; "" when nothing.
+    """
+
+    name: str
+    words: str
+    tasks: tuple[Task, ...]
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    changes: bool = False
+    parts: int = 1
+    together: bool = False
+    share: float = 1.0
+    missing: Callable[[], str] = lambda: ""
+
+
+def lacks(owner: str, *options: str) -> Callable[[], str]:
+    """Return what says whether a public name, or an option of it, is missing in this version."""
+
+    def missing() -> str:
+        if owner not in package.__all__:
+            return f"this version has no {owner}"
+        made = getattr(package, owner)
+        # Airflow's operators are dataclasses too, but their options are parameters of __init__ alone.
+        known = {
+            name
+            for base in inspect.getmro(made)
+            for name in inspect.signature(vars(base).get("__init__", object.__init__)).parameters
+        }
+        absent = [option for option in options if option not in known]
+        return f"{owner} of this version has no {', '.join(absent)}" if absent else ""
+
+    return missing
+
+
+def lacks_any(*checks: Callable[[], str]) -> Callable[[], str]:
+    """Return what says the first thing that is missing of several."""
+    return lambda: next((reason for check in checks if (reason := check())), "")
+
+
+IN_FILES: Final = {"staging": "{files}"}
+"""Staging in files of a temporary folder, which the harness puts in for ``{files}``."""
+
+CASES: Final = (
+    Case(
+        "pass-through",
+        "no transform; staged in files",
+        (EXTRACT, transform(), LOAD),
+        IN_FILES,
+    ),
+    Case(
+        "pass-through, Redis",
+        "the same; staged in Redis",
+        (EXTRACT, transform(), LOAD),
+        share=0.25,
+    ),
+    Case(
+        "pass-through, PostgreSQL",
+        "the same; checkpoints and staging in PostgreSQL",
+        (EXTRACT, transform(), LOAD),
+        {"checkpoint_conn_id": "checkpoints"},
+        share=0.25,
+    ),
+    Case(
+        "batch transform",
+        'mode="batch": pyarrow.Table -> pyarrow.Table',
+        (EXTRACT, transform(python_callable="per_batch", mode="batch"), LOAD),
+        IN_FILES,
+        changes=True,
+    ),
+    Case(
+        "whole-row dicts",
+        'mode="record": dict -> dict, all ten columns',
+        (EXTRACT, transform(python_callable="per_record"), LOAD),
+        IN_FILES,
+        changes=True,
+        share=0.1,
+    ),
+    Case(
+        "declared columns",
+        'mode="record", columns=["quantity", "note"]',
+        (
+            EXTRACT,
+            transform(python_callable="per_record", columns=["quantity", "note"]),
+            LOAD,
+        ),
+        IN_FILES,
+        changes=True,
+        share=0.25,
+        missing=lacks("CheckpointTransformOperator", "columns"),
+    ),
+    Case(
+        "copy form",
+        'form="copy": verbatim binary COPY, no transform',
+        (EXTRACT, transform(), LOAD),
+        {**IN_FILES, "form": "copy"},
+        missing=lacks("Pipeline", "form"),
+    ),
+    Case(
+        "two parts",
+        "no transform; two ranges of ids at once, each a part",
+        (EXTRACT, transform(), LOAD),
+        IN_FILES,
+        parts=2,
+    ),
+    Case(
+        "copy form, two parts",
+        'form="copy"; two ranges of ids at once, each a part',
+        (EXTRACT, transform(), LOAD),
+        {**IN_FILES, "form": "copy"},
+        parts=2,
+        missing=lacks("Pipeline", "form"),
+    ),
+    Case(
+        "stages at once",
+        "follow=True: every stage follows the one before while that still works",
+        (
+            EXTRACT,
+            transform(follow=True),
+            Task("load", "CheckpointLoadOperator", {"follow": True}),
+        ),
+        IN_FILES,
+        together=True,
+        missing=lacks("CheckpointLoadOperator", "follow"),
+    ),
+    Case(
+        "stages at once, copy form",
+        'follow=True and form="copy"',
+        (
+            EXTRACT,
+            transform(follow=True),
+            Task("load", "CheckpointLoadOperator", {"follow": True}),
+        ),
+        {**IN_FILES, "form": "copy"},
+        together=True,
+        missing=lacks_any(
+            lacks("CheckpointLoadOperator", "follow"),
+            lacks("Pipeline", "form"),
+        ),
+    ),
+    Case(
+        "one task",
+        "CheckpointTransferOperator: all stages in one task, nothing staged",
+        (Task("transfer", "CheckpointTransferOperator"),),
+        missing=lacks("CheckpointTransferOperator"),
+    ),
+)

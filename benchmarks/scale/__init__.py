@@ -1,0 +1,1 @@
+"""What a chunk costs when there are many lanes and a long history, and what follows for capacity."""
