@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Part": "airflow_checkpoint_etl.parts",
     "Pipeline": "airflow_checkpoint_etl.pipeline",
     "PostgresSource": "airflow_checkpoint_etl.pipeline",
     "PostgresWarehouse": "airflow_checkpoint_etl.pipeline",
@@ -22,6 +23,7 @@ _HOMES = {
     "CheckpointTransferOperator": "airflow_checkpoint_etl.operators.transfer",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
+    "checkpoint_range_task_group": "airflow_checkpoint_etl.task_groups",
     "checkpoint_retry_policy": "airflow_checkpoint_etl.retries",
     "checkpoint_task_group": "airflow_checkpoint_etl.task_groups",
 }
@@ -35,11 +37,15 @@ if TYPE_CHECKING:
         CheckpointTransformOperator,
     )
     from airflow_checkpoint_etl.operators.transfer import CheckpointTransferOperator
+    from airflow_checkpoint_etl.parts import Part
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.retries import checkpoint_retry_policy
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor
-    from airflow_checkpoint_etl.task_groups import checkpoint_task_group
+    from airflow_checkpoint_etl.task_groups import (
+        checkpoint_range_task_group,
+        checkpoint_task_group,
+    )
 
 __all__ = [
     "CheckpointCollectOperator",
@@ -49,11 +55,13 @@ __all__ = [
     "CheckpointSensor",
     "CheckpointTransferOperator",
     "CheckpointTransformOperator",
+    "Part",
     "Pipeline",
     "PostgresSource",
     "PostgresWarehouse",
     "Reject",
     "__version__",
+    "checkpoint_range_task_group",
     "checkpoint_retry_policy",
     "checkpoint_task_group",
 ]

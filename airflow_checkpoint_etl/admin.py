@@ -1,4 +1,5 @@
-"""What people do to a lane beside running it: rewind, reset, resync, release, replay, collect garbage.
+"""What people do to a lane beside running it: rewind, reset, resync, release, replay, abandon a plan,
+collect garbage.
 
 One command, one transaction, one audit row (``checkpoint_etl.event``). ``dry_run`` counts what a
 command would touch and keeps nothing. No SQL here: the warehouse adapter has it.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.collect import collect
+from airflow_checkpoint_etl.errors import RewindError
 from airflow_checkpoint_etl.ports import ReplayRequest, RewindRequest
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.recovery import floor_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.ports import Ports, Replayed, Rewound, WarehouseAdmin
     from airflow_checkpoint_etl.protocol import Frontier, Lane
+    from airflow_checkpoint_etl.range_plans import Abandoned
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
@@ -128,6 +131,43 @@ class Admin:
             "left in the target" if rewound.deleted is None else f"{rewound.deleted:,} deleted",
         )
         return rewound
+
+    def abandon_plan(
+        self,
+        *,
+        delete_rows: bool | None = None,
+        allow_duplicates: bool = False,
+        dry_run: bool = True,
+    ) -> Abandoned:
+        """End the range plan that is open over the pipeline; the main lane goes on where it began.
+
+        Args:
+            delete_rows: take the rows its parts have loaded out of the target, by the lineage column.
+                Left out: yes for an append, no for an upsert, whose rows are replaced.
+            allow_duplicates: accept that an append without lineage loads those rows twice.
+            dry_run: count what it would touch, and keep nothing.
+
+        Raises:
+            RewindError: no plan is open, or its rows cannot be taken back.
+        """
+        plans = self._ports.warehouse.plans
+        if plans is None:
+            message = f"{self._lane}: its warehouse makes no plans; there is nothing to abandon"
+            raise RewindError(message)
+        request = RewindRequest(
+            None, self._actor, self._reason, delete_rows, allow_duplicates=allow_duplicates
+        )
+        abandoned = plans.abandon(self._lane.pipeline, request, dry_run=dry_run)
+        log.info(
+            "%s plan %s of %s: %s chunk(s) with %s rows, %s",
+            "would abandon" if dry_run else "abandoned",
+            abandoned.number,
+            self._lane.pipeline,
+            f"{abandoned.chunks:,}",
+            f"{abandoned.rows:,}",
+            "left in the target" if abandoned.deleted is None else f"{abandoned.deleted:,} deleted",
+        )
+        return abandoned
 
     def resync(self) -> Frontier:
         """Begin a new life at the warehouse's frontier: what was staged is dead, nothing is deleted.

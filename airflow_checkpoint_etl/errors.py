@@ -91,6 +91,26 @@ class StageBusyError(CheckpointEtlError):
         self.stage = stage
 
 
+class PlanOpenError(CheckpointEtlError):
+    """A range plan is open over the main lane; its parts load for it until it is closed."""
+
+
+class PlanEndedError(CheckpointEtlError):
+    """The lane is a part of a range plan that has ended."""
+
+    retryable = False
+
+    def __init__(self, message: str | None = None, *, loaded: bool = False) -> None:
+        super().__init__(message)
+        self.loaded = loaded
+
+
+class PlanNotDoneError(CheckpointEtlError):
+    """Parts of the range plan are not at their end, so it cannot be closed."""
+
+    retryable = False
+
+
 class RewindError(CheckpointEtlError):
     """The lane cannot be rewound there; nothing was changed."""
 
@@ -101,6 +121,31 @@ class UpstreamLostError(CheckpointEtlError):
     """The stage before this one has not staged the chunks up to the run's target."""
 
     retryable = False
+
+
+class UpstreamFailedError(CheckpointEtlError):
+    """The stage that this one follows failed; what it had staged is done."""
+
+    retryable = False
+
+
+class UpstreamSkippedError(CheckpointEtlError):
+    """The stage that this one follows was skipped."""
+
+    retryable = False
+
+
+class StageWaitingError(CheckpointEtlError):
+    """A stage that runs beside others has nothing to do for now; it gives its worker slot back.
+
+    Args:
+        message: what it waits for.
+        holding: whether it waits for what it has staged to be loaded, and not for the stage before.
+    """
+
+    def __init__(self, message: str | None = None, *, holding: bool = False) -> None:
+        super().__init__(message)
+        self.holding = holding
 
 
 class WarehouseRestoredError(CheckpointEtlError):

@@ -48,10 +48,12 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": _modules("operators.stages", "operators.collect", "operators.transfer"),
+        "operators": _modules(
+            "operators.stages", "operators.ranges", "operators.collect", "operators.transfer"
+        ),
         "hooks": _modules("hooks.checkpoint"),
         "sensors": _modules("sensors.checkpoint"),
-        "triggers": _modules("triggers.checkpoint"),
+        "triggers": _modules("triggers.checkpoint", "triggers.following"),
         "cli": [f"{PACKAGE}.cli.definition.get_checkpoint_cli_commands"],
         "task-decorators": [
             {
@@ -78,6 +80,11 @@ def get_provider_info() -> dict[str, Any]:
                         "How often a task that waits for a stage owned by another run, and a "
                         "deferred checkpoint sensor, look again.",
                         "5",
+                    ),
+                    "follow_seconds": _seconds(
+                        "How long a stage that follows another one (follow=True) and finds nothing "
+                        "to do waits in its worker slot before it defers.",
+                        "10",
                     ),
                     "warehouse_conn_ids": {
                         "description": (

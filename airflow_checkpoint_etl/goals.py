@@ -82,6 +82,11 @@ class Goals:
                 return run
             # It keeps its target, and remembers that this clear is answered: it resumed.
             return self._ports.warehouse.set_target(claim, run)
+        state = self._ports.warehouse.lane(self._lane)
+        if state is not None and state.ends_at is not None:
+            # A part of a plan ends where the plan says: that was settled when the plan was made.
+            goal = Run(frontier.cursor, state.ends_at, frontier.incarnation, settled_ago=None)
+            return self._ports.warehouse.set_target(claim, goal)
         failpoint("extract.before_settle")
         started = self._clock()
         bound = self._ports.source.settle(frontier.cursor, self._waiting)

@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     FencedError,
     StageBusyError,
+    StageWaitingError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Failure, Note
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 LONGEST: Final = 500
 """Characters of a message that are kept."""
 
-_SILENT: Final = (StageBusyError, CancelledError, FencedError)
+_SILENT: Final = (StageBusyError, StageWaitingError, CancelledError, FencedError)
 """Ends of an attempt that are no failure of its stage."""
 _CREDENTIALS: Final = re.compile(r"//[^/\s@]*@")
 _CONNECTION_ERRORS: Final = frozenset({"ConnectionError", "TimeoutError", "ConnectionRefusedError"})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, TypeVar, get_args
 
 from airflow_checkpoint_etl.errors import invalid
+from airflow_checkpoint_etl.filters import check_filter
 from airflow_checkpoint_etl.frames import Form
 from airflow_checkpoint_etl.quarantine import Policy
 
@@ -228,6 +229,7 @@ class PostgresSource:
             if value is not None:
                 object.__setattr__(self, name, _names(name, value))
         _check_names("columns", self.columns, self.columns or ())
+        check_filter("where", self.where)
         _check_names("text_columns", self.text_columns, self.text_columns)
         for table in self.settle_tables:
             _require_table("settle_tables", table)
@@ -378,6 +380,9 @@ class Pipeline:
         staging_conn_id: the Airflow connection for object storage.
         staging_grace: seconds a staged chunk is kept after its rows are durably loaded.
         max_staged_chunk: largest staged chunk accepted, in bytes or as ``"64MiB"``.
+        max_staged_bytes: with stages that run at once (``follow=True``): bytes that may be staged and not
+            yet loaded before extract and transform hold back, in bytes or as ``"1GiB"``. Files of loaded
+            chunks, which stay for ``staging_grace``, do not count.
         start_after: begin after this cursor value (one value per cursor column, as text), beside a
             table that is already loaded up to there.
         on_error: what becomes of a record that the transform or the target refuses: ``"fail"`` the
@@ -400,6 +405,7 @@ class Pipeline:
     staging_conn_id: str | None = None
     staging_grace: float = 900.0
     max_staged_chunk: int | str = "64MiB"
+    max_staged_bytes: int | str = "1GiB"
     start_after: str | tuple[str, ...] | None = None
     on_error: OnError = "fail"
     max_rejected_rows: int | None = None
@@ -440,9 +446,8 @@ class Pipeline:
                 'pass "checkpoint", "s3://bucket/prefix" or "file:///path"',
             )
         _not_negative("staging_grace", self.staging_grace)
-        object.__setattr__(
-            self, "max_staged_chunk", parse_size(self.max_staged_chunk, "max_staged_chunk")
-        )
+        for name in ("max_staged_chunk", "max_staged_bytes"):
+            object.__setattr__(self, name, parse_size(getattr(self, name), name))
         if self.start_after is not None:
             object.__setattr__(self, "start_after", self._start_values(self.start_after))
         self._check_limits()
@@ -541,6 +546,11 @@ class Pipeline:
     def staged_chunk_cap(self) -> int:
         """``max_staged_chunk`` as a number of bytes."""
         return parse_size(self.max_staged_chunk, "max_staged_chunk")
+
+    @property
+    def staged_bytes_cap(self) -> int:
+        """``max_staged_bytes`` as a number of bytes."""
+        return parse_size(self.max_staged_bytes, "max_staged_bytes")
 
     @property
     def asset_uri(self) -> str:

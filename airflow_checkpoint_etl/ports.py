@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.guarantee import Promise
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
     from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
+    from airflow_checkpoint_etl.range_plans import Plans
     from airflow_checkpoint_etl.transform import Transformer
 
     Rows: TypeAlias = pa.Table | Frames
@@ -183,6 +184,18 @@ class Source(Protocol):
         """Whether ``position`` is at or past ``target``, in the source's own order."""
         ...
 
+    def rows_after(self, low: str) -> int:
+        """Estimate, without counting, how many rows are above ``low``."""
+        ...
+
+    def split(self, low: str, target: str, parts: int) -> tuple[str, ...]:
+        """Cut ``(low, target]`` into at most ``parts`` ranges of about equal rows, without counting.
+
+        Returns the cuts: fewer than ``parts`` cursors strictly between the ends, ascending in the
+        source's own order; none where the source cannot tell.
+        """
+        ...
+
     def cancel(self) -> None:
         """Interrupt the running statement; safe from another thread."""
         ...
@@ -311,6 +324,8 @@ class LaneState:
         settings: what the pipeline looked like when its extract last ran, for people and admin.
         fences: the newest fence that each stage was handed, by the stage's name.
         is_reset: whether it was reset, and no extract has taken it up since.
+        ends_at: where a part of a range plan ends; None for every other lane.
+        sealed: no load moves it: a plan is open over it, or the plan it is a part of has ended.
     """
 
     frontier: Frontier
@@ -322,6 +337,8 @@ class LaneState:
     settings: Mapping[str, Any] = field(default_factory=dict)
     fences: Mapping[str, int] = field(default_factory=dict)
     is_reset: bool = False
+    ends_at: str | None = None
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,8 +594,23 @@ class Passage(Protocol):
 class Warehouse(Protocol):
     """The target table, the ledger and the lanes: authority for "loaded", issuer of fences."""
 
+    @property
+    def plans(self) -> Plans | None:
+        """Range plans; None where the warehouse makes none."""
+        ...
+
     def preflight(self) -> None:
         """Create or migrate the ledger schema; check the target and the role's privileges."""
+        ...
+
+    def prepare(self, spec: LaneSpec) -> LaneState:
+        """Create the lane if new, compare it with the pipeline, and return it.
+
+        Raises:
+            PipelineChangedError: the fingerprint, source or target changed.
+            SourceResetError: the source was failed over or restored.
+            PreflightError: a new lane would load into a table that already holds rows.
+        """
         ...
 
     def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
@@ -586,6 +618,8 @@ class Warehouse(Protocol):
 
         Raises:
             StageBusyError: another task holds a live lease.
+            PlanOpenError: a range plan is open over the lane.
+            PlanEndedError: the lane is a part of a range plan that has ended.
             PipelineChangedError: the fingerprint, source or target changed.
             SourceResetError: the source was failed over or restored.
             PreflightError: a new lane would load into a table that already holds rows.

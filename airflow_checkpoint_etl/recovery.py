@@ -140,8 +140,7 @@ class Recovery:
         }
         for length in range(_up_to_date(kept, sources), -1, -1):
             at = _after(state.frontier, kept[:length])
-            source = sources.get(at.seq + 1)
-            if is_done(at) or (source is not None and source.low == at.cursor):
+            if is_done(at) or _meets(sources, at):
                 if length < len(kept):
                     log.warning(
                         "transform %s: extract cut its chunks anew; going back to %s",
@@ -193,6 +192,20 @@ class Recovery:
                     claim.stage,
                     type(error).__name__,
                 )
+
+    def continues(self, claim: Claim, frontier: Frontier) -> bool:
+        """Whether the stage's stored chunks, up to its frontier, still continue the warehouse.
+
+        Asked by a stage that is about to be green while others follow it: the store may have lost what
+        it had appended, or the load may have taken a chunk of an earlier attempt that was cut otherwise.
+        """
+        record = self._read(claim.stage)
+        state = self._lane_state(claim)
+        if state.frontier.seq >= frontier.seq:
+            return True
+        stateful = claim.stage is Stage.TRANSFORM
+        chain = reconcile(state.frontier, record.entries, stateful=stateful).frontier
+        return (chain.seq, chain.cursor) == (frontier.seq, frontier.cursor)
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -334,6 +347,14 @@ def _was_made_from(result: Chunk, source: Chunk) -> bool:
         source.swept_in,
         source.swept,
     )
+
+
+def _meets(sources: dict[int, Chunk], at: Frontier) -> bool:
+    """Whether the extracted chunks go on exactly here, or have come exactly so far yet."""
+    after, before = sources.get(at.seq + 1), sources.get(at.seq)
+    if after is not None:
+        return after.low == at.cursor
+    return before is not None and before.high == at.cursor
 
 
 def _up_to_date(kept: tuple[Chunk, ...], sources: dict[int, Chunk]) -> int:

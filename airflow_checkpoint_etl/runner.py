@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl import forms, guarantee
 from airflow_checkpoint_etl.ahead import Ahead
+from airflow_checkpoint_etl.beside import Beside
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
@@ -26,8 +27,8 @@ from airflow_checkpoint_etl.errors import (
     ManifestConflictError,
     PreflightError,
     StagedChunkError,
+    StageWaitingError,
     TooManyRejectedError,
-    UpstreamLostError,
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
@@ -79,6 +80,7 @@ class StageRunner:
         self._recovery = Recovery(ports, attempt.lane, attempt.lease)
         self._notes = Notes(ports.warehouse, attempt)
         self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
+        self._beside = Beside(ports, attempt, self._goals, self._pause, clock)
         self._files = ChunkFiles(ports.staging, attempt.lane)
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
@@ -110,8 +112,10 @@ class StageRunner:
                 run = self._goals.settle(claim, checkpoint.frontier)
             self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
             started, conflicts, furthest = self._clock(), 0, checkpoint.frontier.seq
+            backlog = self._beside.backlog(claim, resumed.kept)
             while not self._goals.is_reached(checkpoint.frontier, run):
                 self._check()
+                backlog.wait()
                 swept = is_swept(checkpoint.frontier.swept, run.swept)
                 if swept and self._budget_is_spent(progress, started):
                     run = self._shorten(claim, progress, checkpoint.frontier)
@@ -124,12 +128,16 @@ class StageRunner:
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
                     self._reading.discard()
-                    checkpoint = self._recovery.extract(claim).checkpoint
+                    resumed = self._recovery.extract(claim)
+                    checkpoint = resumed.checkpoint
+                    backlog.restart(resumed.kept)
                     continue
+                backlog.add(chunk)
                 if chunk.seq > furthest:  # a chunk made again is no progress
                     furthest, conflicts = chunk.seq, 0
                 progress.chunk(chunk)
             self._confirm(claim)
+            self._confirm_staged(claim, checkpoint.frontier)
             return progress.summary()
 
     @noted(Stage.TRANSFORM)
@@ -147,22 +155,27 @@ class StageRunner:
 
     def _transform(self, transformer: Transformer | None) -> Summary:
         self._preflight()
+        self._beside.await_goal(Stage.TRANSFORM)
         with (
             self._working(Stage.TRANSFORM, self._spec()) as (claim, progress),
             self._files.reading_ahead(),
         ):
-            run = self._goals.given(claim)
-            is_done = partial(self._goals.is_reached, run=run)
-            resumed = self._recovery.transform(claim, is_done)
+            upcoming = self._beside.upcoming(claim)
+            resumed = self._recovery.transform(claim, upcoming.is_done)
+            upcoming.restart(resumed.sources)
             checkpoint, conflicts = resumed.checkpoint, 0
             furthest = checkpoint.frontier.seq
             tally = self._tally(claim, resumed.kept)
-            self._begin(progress, checkpoint.frontier, run, len(resumed.kept))
-            while not is_done(checkpoint.frontier):
+            backlog = self._beside.backlog(claim, resumed.kept)
+            self._begin(progress, checkpoint.frontier, upcoming.run, len(resumed.kept))
+            while True:
                 self._check()
-                source = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    then = resumed.sources.get(source.seq + 1)
+                    source = upcoming.next(checkpoint.frontier)
+                    if source is None:
+                        break
+                    backlog.wait()
+                    then = upcoming.after(source)
                     chunk = self._transform_chunk(
                         claim, checkpoint, source, then, transformer, tally
                     )
@@ -170,42 +183,52 @@ class StageRunner:
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
                     self._files.forget()
-                    resumed = self._recovery.transform(claim, is_done)
+                    resumed = self._recovery.transform(claim, upcoming.is_done)
+                    upcoming.restart(resumed.sources)
                     checkpoint = resumed.checkpoint
                     tally = self._tally(claim, resumed.kept)
+                    backlog.restart(resumed.kept)
                     continue
+                backlog.add(chunk)
                 if chunk.seq > furthest:  # a chunk made again is no progress
                     furthest, conflicts = chunk.seq, 0
                 tally += Tally(chunk.rows_in, chunk.rejected)
                 progress.chunk(chunk)
+            progress.target = upcoming.run.target
             self._confirm(claim)
+            self._confirm_staged(claim, checkpoint.frontier)
             return progress.summary()
 
     @noted(Stage.LOAD)
     def load(self) -> Summary:
         """Load the transformed chunks up to the run's target, each in one transaction."""
         self._preflight()
+        self._beside.await_goal(Stage.LOAD)
         with (
             self._working(Stage.LOAD, self._spec()) as (claim, progress),
             self._files.reading_ahead(),
         ):
-            run = self._goals.given(claim)
+            upcoming = self._beside.upcoming(claim)
             resumed = self._recovery.load(claim)
+            upcoming.restart(resumed.sources)
             checkpoint = resumed.checkpoint
             self._note_loaded(checkpoint)
             kept = self._ports.warehouse.loaded_in_run(claim)
-            self._begin(progress, checkpoint.frontier, run, kept)
+            self._begin(progress, checkpoint.frontier, upcoming.run, kept)
             conflicts, collected = 0, self._clock()
-            while not self._goals.is_reached(checkpoint.frontier, run):
+            while True:
                 self._check()
-                chunk = self._next(claim, resumed.sources, checkpoint.frontier, run)
                 try:
-                    then = resumed.sources.get(chunk.seq + 1)
+                    chunk = upcoming.next(checkpoint.frontier)
+                    if chunk is None:
+                        break
+                    then = upcoming.after(chunk)
                     checkpoint = self._load_chunk(claim, checkpoint, chunk, then, progress)
                 except ManifestConflictError as conflict:
                     conflicts = self._conflict(conflict, conflicts)
                     self._files.forget()
                     resumed = self._recovery.load(claim)
+                    upcoming.restart(resumed.sources)
                     checkpoint = resumed.checkpoint
                     continue
                 conflicts = 0
@@ -213,8 +236,9 @@ class StageRunner:
                 if self._clock() - collected >= _COLLECT_SECONDS:
                     collected = self._clock()
                     self._collect()
+            progress.target = upcoming.run.target
             failpoint("load.before_finish")
-            self._ports.warehouse.finish(claim, run, checkpoint.frontier)
+            self._ports.warehouse.finish(claim, upcoming.run, checkpoint.frontier)
             self._collect()
             return progress.summary()
 
@@ -222,6 +246,10 @@ class StageRunner:
     def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
         sweeping = not is_swept(frontier.swept, run.swept)
         progress.begin(frontier, run, kept, sweeping=sweeping)
+
+    def _pause(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+        self._check()
 
     # --- A: acquire ----------------------------------------------------------------------------
 
@@ -280,6 +308,8 @@ class StageRunner:
             ):
                 yield claim, progress
             self._notes.done()
+        except StageWaitingError:
+            raise  # deferred, and no failure
         except Exception as error:
             progress.failed(CancelledError() if self._stop.is_set() else error)
             if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
@@ -339,6 +369,17 @@ class StageRunner:
             )
             raise FencedError(message)
 
+    def _confirm_staged(self, claim: Claim, frontier: Frontier) -> None:
+        """With followers, green also says that they find a chain: after it nobody would mend one."""
+        if self._attempt.following is None or self._recovery.continues(claim, frontier):
+            return
+        message = (
+            f"{claim.stage} of {self._lane} has come to {cursors.display(frontier.cursor)}, but what is "
+            "stored of it does not continue what is loaded (the checkpoint store lost it, or chunks were "
+            "cut anew); trying again mends it"
+        )
+        raise ManifestConflictError(message)
+
     def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
         if before + 1 >= _CONFLICTS:
             message = (
@@ -366,24 +407,6 @@ class StageRunner:
             cursors.display(frontier.cursor),
         )
         return Run(progress.first, frontier.cursor, frontier.incarnation, frontier.swept)
-
-    def _next(self, claim: Claim, chunks: dict[int, Chunk], frontier: Frontier, run: Run) -> Chunk:
-        """Return the chunk that continues the frontier, or say that the stage before lost it."""
-        chunk = chunks.get(frontier.seq + 1)
-        if (
-            chunk is not None
-            and chunk.low == frontier.cursor
-            and (not chunk.swept or chunk.swept_in == frontier.swept)
-        ):
-            return chunk
-        before = claim.stage.before
-        message = (
-            f"{claim.stage} of {self._lane} is at {cursors.display(frontier.cursor)} and this run ends "
-            f"at {cursors.display(run.target)}, but {before} has no staged chunk that continues there "
-            "(the checkpoint store or the staging area lost it). Clear extract with Downstream; a new "
-            "DAG run heals by itself. Rows already loaded stay and are not loaded again"
-        )
-        raise UpstreamLostError(message)
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 

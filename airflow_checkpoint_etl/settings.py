@@ -26,11 +26,14 @@ class Settings:
         lease_seconds: how long a stage stays reserved for a task that no longer reports.
         progress_seconds: the least time between two progress reports of a running stage.
         busy_poll_seconds: how often a task that waits for a stage looks again.
+        follow_seconds: how long a stage that runs beside others and has nothing to do waits in its
+            worker slot before it gives it back.
     """
 
     lease_seconds: float = 60.0
     progress_seconds: float = 5.0
     busy_poll_seconds: float = 5.0
+    follow_seconds: float = 10.0
 
     @classmethod
     def load(cls) -> Settings:

@@ -120,6 +120,17 @@ class InMemorySource:
         """Whether ``position`` is at or past ``target``; text is ordered by code point."""
         return self._key(position) >= self._key(target)
 
+    def rows_after(self, low: str) -> int:
+        """Return how many rows are above ``low``."""
+        start = self._key(low)
+        return sum(1 for row in self._rows if self._key(self._position(row)) > start)
+
+    def split(self, low: str, target: str, parts: int) -> tuple[str, ...]:
+        """Cut ``(low, target]`` into ranges of equal rows."""
+        found = [self._position(row) for row in self._between(low, target)]
+        cuts = [found[len(found) * cut // parts - 1] for cut in range(1, parts)]
+        return tuple(cut for cut in dict.fromkeys(cuts) if cut != target)
+
     def cancel(self) -> None:
         """Nothing here runs for long."""
 

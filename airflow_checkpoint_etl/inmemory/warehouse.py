@@ -63,21 +63,32 @@ class InMemoryWarehouse:
         self._runs: dict[tuple[Lane, str, str], Run] = {}
         self._lock = threading.RLock()
 
+    @property
+    def plans(self) -> None:
+        """In memory no range is planned: the main lane loads everything."""
+        return
+
     def preflight(self) -> None:
         """There is nothing to prepare."""
 
-    def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
-        """Take a stage; extract creates the lane."""
+    def prepare(self, spec: LaneSpec) -> LaneState:
+        """Create a lane that is new, compare it with the pipeline, and return it."""
         with self._lock:
             if spec.lane not in self._lanes:
-                if stage is not Stage.EXTRACT:
-                    message = f"{spec.lane} has no checkpoint yet; run extract"
-                    raise UpstreamLostError(message)
                 frontier = Frontier(secrets.token_hex(12), 1, 0, spec.start)
                 self._lanes[spec.lane] = LaneState(frontier, updated_at=_now().isoformat())
                 self._fingerprints[spec.lane] = spec.fingerprint
             if self._fingerprints[spec.lane] != spec.fingerprint:
                 raise PipelineChangedError
+            return self._lanes[spec.lane]
+
+    def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
+        """Take a stage; extract creates the lane."""
+        with self._lock:
+            if spec.lane not in self._lanes and stage is not Stage.EXTRACT:
+                message = f"{spec.lane} has no checkpoint yet; run extract"
+                raise UpstreamLostError(message)
+            self.prepare(spec)
             fence, holder, until = self._stages.get(
                 (spec.lane, stage), (0, owner, dt.datetime.min.replace(tzinfo=dt.UTC))
             )

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_checkpoint_etl.errors import FencedError, StageBusyError
+from airflow_checkpoint_etl.errors import FencedError, StageBusyError, StageWaitingError
 from airflow_checkpoint_etl.observability.metrics import MetricsObserver
 from airflow_checkpoint_etl.observability.spans import SpanObserver
 from airflow_checkpoint_etl.observability.storage import StorageObserver
@@ -43,6 +43,8 @@ def watching(
     except StageBusyError:
         observers.notice(Busy(**where, at=time.time_ns()))
         raise
+    except StageWaitingError:
+        raise  # deferred: its next attempt goes on
     except BaseException as error:
         if not ending.told:
             fenced = isinstance(error, FencedError)

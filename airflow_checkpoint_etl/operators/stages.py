@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 from airflow.providers.common.compat.sdk import (
@@ -13,9 +14,18 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_checkpoint_etl.attempt import Attempt, OnClear, OnRestored
-from airflow_checkpoint_etl.errors import CheckpointEtlError, StageBusyError, invalid
+from airflow_checkpoint_etl.errors import (
+    CheckpointEtlError,
+    StageBusyError,
+    StageWaitingError,
+    UpstreamSkippedError,
+    invalid,
+)
+from airflow_checkpoint_etl.following import share_of
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
+from airflow_checkpoint_etl.hooks.following import Place
 from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
+from airflow_checkpoint_etl.operators.following import following_of, is_in_process, neighbours_of
 from airflow_checkpoint_etl.operators.lineage import LineageMixin
 from airflow_checkpoint_etl.operators.links import CheckpointsLink
 from airflow_checkpoint_etl.pipeline import Pipeline, check_part
@@ -23,6 +33,7 @@ from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
 from airflow_checkpoint_etl.runner import StageRunner
 from airflow_checkpoint_etl.settings import Settings
 from airflow_checkpoint_etl.triggers.checkpoint import StageFreeTrigger
+from airflow_checkpoint_etl.triggers.following import FollowTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.observer import Observer
+    from airflow_checkpoint_etl.operators.following import Neighbours
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.transform import Transformer
@@ -48,6 +60,9 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
         on_busy: what to do while another run works on this stage: ``"wait"`` (deferred, without a
             worker slot), ``"skip"`` or ``"fail"``.
         busy_timeout: seconds to wait at most before failing; None waits as long as it takes.
+        follow: work while the stage before still works (see docs/follow.md). Transform and load then
+            start at once (``trigger_rule="always"``) and end as the stage before does; extract holds
+            back while too much waits to be loaded. Say it to all three stages.
     """
 
     # The part first: a pipeline's strings can then name it, as in where="tenant = '{{ task.part }}'".
@@ -63,8 +78,11 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
         part: str = "default",
         on_busy: OnBusy = "wait",
         busy_timeout: float | None = None,
+        follow: bool = False,
         **kwargs: Any,
     ) -> None:
+        if follow and self.stage is not Stage.EXTRACT:
+            kwargs.setdefault("trigger_rule", "always")
         super().__init__(**kwargs)
         if not isinstance(pipeline, Pipeline):
             msg = "pipeline"
@@ -76,6 +94,8 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
         self.part = check_part(part) if isinstance(part, str) else part
         self.on_busy = on_busy
         self.busy_timeout = busy_timeout
+        self.follow = follow
+        self.declared_id = pipeline.pipeline_id
         self._runner: StageRunner | None = None
         self._killed = False
 
@@ -94,6 +114,10 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             raise AirflowFailException(str(event["error"]))
         return self._execute(context, waiting_since)
 
+    def go_on(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Go on beside the other stages; what the trigger has seen is looked at again."""
+        return self._execute(context, waiting_since=None)
+
     def on_kill(self) -> None:
         """Cancel the running statement; the runner then ends and releases its lease."""
         self._killed = True
@@ -104,11 +128,13 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
 
     def _execute(self, context: Context, waiting_since: str | None) -> dict[str, Any]:
         check_part(self.part)
+        neighbours = neighbours_of(self, context) if self.follow else None
         try:
             with self._watched(context) as observer:
                 ports = CheckpointHook(self.pipeline).ports()
                 try:
-                    self._runner = self._runner_for(ports, self._attempt(context, observer))
+                    attempt = self._attempt(context, observer, neighbours)
+                    self._runner = self._runner_for(ports, attempt)
                     if self._killed:  # while the ports were being made
                         self._runner.stop()
                     summary = self._run(self._runner)
@@ -118,6 +144,10 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
                     ports.close()
         except StageBusyError as busy:
             self._busy(busy, waiting_since)
+        except StageWaitingError as waiting:
+            self._wait_deferred(waiting, context, neighbours)
+        except UpstreamSkippedError as skipped:
+            raise AirflowSkipException(str(skipped)) from skipped
         except CheckpointEtlError as error:
             if error.retryable:
                 raise
@@ -127,7 +157,9 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
         self._finished(context, summary)
         return summary.as_xcom()
 
-    def _attempt(self, context: Context, observer: Observer) -> Attempt:
+    def _attempt(
+        self, context: Context, observer: Observer, neighbours: Neighbours | None = None
+    ) -> Attempt:
         settings = Settings.load()
         task_instance, dag_run = context["ti"], context["dag_run"]
         owner = Owner(
@@ -150,6 +182,7 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             settings=self.pipeline.settings(),
             policy=self.pipeline.policy,
             observer=observer,
+            following=following_of(self, neighbours, settings) if neighbours else None,
             **self._options(),
         )
 
@@ -174,6 +207,38 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             return
         extra = event_extra(summary, self._seen.guarantee if self._seen else "")
         context["outlet_events"][alias].add(self.pipeline.asset, extra=extra)
+
+    def _wait_deferred(
+        self, waiting: StageWaitingError, context: Context, neighbours: Neighbours | None
+    ) -> NoReturn:
+        if neighbours is None:
+            raise waiting
+        if is_in_process():
+            # dag.test() runs one task at a time, and a trigger in line: those before come first.
+            from airflow.exceptions import AirflowRescheduleException  # noqa: PLC0415
+
+            raise AirflowRescheduleException(dt.datetime.now(dt.UTC))
+        self.log.info("%s; waiting without a worker slot", waiting)
+        place = Place(
+            warehouse_conn_id=self.pipeline.warehouse.conn_id,
+            checkpoint_conn_id=self.pipeline.checkpoint_connection,
+            pipeline=self.pipeline.pipeline_id,
+            part=self.part,
+            stage=self.stage.value,
+            dag_id=neighbours.dag_id,
+            run_id=neighbours.run_id,
+            clear_number=getattr(context["dag_run"], "clear_number", None) or 0,
+        )
+        self.defer(
+            trigger=FollowTrigger(
+                place=asdict(place),
+                neighbours=asdict(neighbours),
+                holding=waiting.holding,
+                share=share_of(self.pipeline.staged_bytes_cap),
+                poll_seconds=Settings.load().busy_poll_seconds,
+            ),
+            method_name="go_on",
+        )
 
     def _busy(self, busy: StageBusyError, waiting_since: str | None) -> NoReturn:
         if self.on_busy == "skip":

@@ -221,6 +221,54 @@ class Keyset:
         what = [part + sql.SQL("::text") for part in self._key]
         return self._select(what, conditions, direction=" desc", limit=1)
 
+    def oldest(self, until: str) -> sql.Composed:
+        """Select the smallest key up to ``until``, as text."""
+        what = [part + sql.SQL("::text") for part in self._key]
+        return self._select(what, self._compare("<=", until), limit=1)
+
+    def estimated(self, low: str) -> sql.Composed:
+        """Select the plan of reading everything above ``low``, as JSON: it says how many rows."""
+        every = self._select([], self._compare(">", low), ordered=False)
+        return sql.SQL("explain (format json) {}").format(every)
+
+    def sampled(self, low: str, high: str, percent: float, limit: int) -> sql.Composed:
+        """Select keys of ``(low, high]`` from some of the table's pages, in order, as text.
+
+        Args:
+            low: exclusive lower end.
+            high: inclusive upper end.
+            percent: what share of the pages is looked at, above 0 and up to 100.
+            limit: about how many keys to return of those found there, evenly.
+        """
+        conditions = [*self._compare(">", low), *self._compare("<=", high)]
+        names = [sql.Identifier(f"key_{number}") for number in range(len(self.key))]
+        keys = [
+            key + sql.SQL("::text as ") + name for key, name in zip(self._key, names, strict=True)
+        ]
+        return sql.SQL(
+            "select {names} from (select {keys}, row_number() over (order by {order}) as place,"
+            " count(*) over () as found from {relation} tablesample system ({percent}){where}) as keys"
+            " where place % greatest(1, found / {limit}) = 0 order by place"
+        ).format(
+            names=sql.SQL(", ").join(names),
+            keys=sql.SQL(", ").join(keys),
+            order=sql.SQL(", ").join(self._key),
+            relation=self._relation,
+            percent=sql.Literal(percent),
+            where=sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
+            if conditions
+            else sql.SQL(""),
+            limit=sql.Literal(limit),
+        )
+
+    def sampled_above(self, low: str, percent: float) -> sql.Composed:
+        """Select how many rows in some of the pages are above a position, and how many there are."""
+        return sql.SQL(
+            "select count(*) filter (where {}), count(*) from {} tablesample system ({})"
+        ).format(
+            sql.SQL(" and ").join(self._compare(">", low)), self._relation, sql.Literal(percent)
+        )
+
     def null_keys(self) -> sql.Composed:
         """Select whether any row has a NULL in its key, which no keyset read would ever return."""
         nulls = sql.SQL(" or ").join(part + sql.SQL(" is null") for part in self._key)

@@ -31,6 +31,7 @@ from airflow_checkpoint_etl.sources.interrupt import Interruptible
 from airflow_checkpoint_etl.sources.planning import make_plan
 from airflow_checkpoint_etl.sources.session import Session
 from airflow_checkpoint_etl.sources.settle import Settler
+from airflow_checkpoint_etl.sources.splitting import Splitter, rows_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,6 +251,16 @@ class PostgresReader:
             return bool(self._session.fetch(statement)[0][0])
 
         return self._steadily(work)
+
+    def rows_after(self, low: str) -> int:
+        """Estimate, without counting, how many rows are above ``low``."""
+        return self._steadily(lambda: rows_after(self._session, self._plan(), low))
+
+    def split(self, low: str, target: str, parts: int) -> tuple[str, ...]:
+        """Cut ``(low, target]`` into ranges of about equal rows; see ``ports.Source``."""
+        return self._steadily(
+            lambda: Splitter(self._session, self._plan()).split(low, target, parts)
+        )
 
     def table_facts(self) -> TableFacts | None:
         """Return what is read, as the catalog has it; None for a query, or before preflight."""

@@ -138,8 +138,8 @@ class Ledger:
         """Have a lane that was reset start where the pipeline now says."""
         self._session.rows(SQL["start_lane_anew"], _key(spec.lane) | {"cursor": spec.start})
 
-    def check(self, spec: LaneSpec) -> None:
-        """Compare a lane with the pipeline that wants to use it.
+    def check(self, spec: LaneSpec) -> LaneState:
+        """Compare a lane with the pipeline that wants to use it, and return it.
 
         Raises:
             PipelineChangedError: cursor, source, target or filter changed under this id.
@@ -171,6 +171,7 @@ class Ledger:
                     "fingerprint": spec.fingerprint,
                 },
             )
+        return _lane_state(row)
 
     def _check_source(self, spec: LaneSpec, stored: dict[str, str]) -> None:
         if not spec.source_identity:
@@ -437,4 +438,6 @@ def _lane_state(row: Row) -> LaneState:
         settings=row[13],
         fences=row[14],
         is_reset=row[8] == "" and seq == 0,
+        ends_at=row[15],
+        sealed=row[16],
     )

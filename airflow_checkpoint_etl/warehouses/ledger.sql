@@ -17,9 +17,15 @@ create table checkpoint_etl.lane (
     source_identity jsonb       not null default '{}',
     fingerprint     text        not null,            -- of cursor, source, target and filter
     settings        jsonb       not null default '{}', -- of the pipeline, for people and for admin
+    plan_id         bigint,                          -- the open plan over it, or the plan it is a part of
+    ends_at         text,                            -- where a part of a plan ends
+    sealed          boolean     not null default false, -- no load moves it: a plan is open over it, or
+                                                        -- the plan it is a part of has ended
     created_at      timestamptz not null default clock_timestamp(),
     updated_at      timestamptz not null default clock_timestamp(),
-    primary key (pipeline, part)
+    primary key (pipeline, part),
+    -- Parts of a range are loaded in any order: a state that goes from chunk to chunk has none there.
+    constraint part_has_no_state check (ends_at is null or state_digest = '')
 );
 
 -- One row per stage: who works on it, with which fence, until when. Never written by a load
@@ -96,6 +102,7 @@ create table checkpoint_etl.ledger (
     loaded_at     timestamptz not null default clock_timestamp(),
     rewound_at    timestamptz,           -- when a rewind took its rows back; null while it counts
     abandoned     boolean     not null default false,  -- its lane was removed by hand: its rows stay
+    plan_id       bigint,                -- the plan it was loaded for, or, in the main lane, that it closed
     unique (pipeline, part, incarnation, seq)
 );
 -- Whatever lives a lane has had: one chunk that counts per number.
@@ -104,6 +111,7 @@ create unique index ledger_chain on checkpoint_etl.ledger (pipeline, part, seq)
 create index ledger_by_lane on checkpoint_etl.ledger (pipeline, part, seq desc, id desc);
 -- Down to the lane: a mapped DAG run has the chunks of a thousand lanes under one run id.
 create index ledger_by_run on checkpoint_etl.ledger (dag_id, run_id, pipeline, part);
+create index ledger_by_plan on checkpoint_etl.ledger (plan_id) where plan_id is not null;
 create index ledger_rejected on checkpoint_etl.ledger (pipeline, part, id desc) where rows_rejected > 0;
 
 -- Rejected records, committed in the load transaction of their chunk.
@@ -128,17 +136,28 @@ create table checkpoint_etl.quarantine_file (
     primary key (ledger_id, stage)
 );
 
--- A range that is loaded in parts: at most one open plan per pipeline.
+-- A range of the main lane that is loaded in parts, each a lane of its own: at most one open plan per
+-- pipeline. It is made, closed and abandoned under the lock of the main lane's row.
 create table checkpoint_etl.plan (
-    id         bigint      generated always as identity primary key,
-    pipeline   text        not null,
-    low        text        not null,
-    target     text        not null,
-    bounds     jsonb       not null,
-    created_at timestamptz not null default clock_timestamp(),
-    closed_at  timestamptz
+    id          bigint      generated always as identity primary key,
+    token       text        not null,             -- random, in the keys of its parts
+    pipeline    text        not null,
+    incarnation text        not null,             -- the main lane's life it was made in
+    seq         bigint      not null,             -- the main lane's last chunk before it
+    low         text        not null,
+    target      text        not null,
+    bounds      jsonb       not null,             -- where a part ends and the next begins, in order
+    swept       text        not null default '',  -- how far late rows need no sweeping once it is closed
+    settled_at  timestamptz not null,             -- when its target was taken
+    dag_id      text        not null,
+    run_id      text        not null,
+    created_at  timestamptz not null default clock_timestamp(),
+    outcome     text        not null default 'open'
+        check (outcome in ('open', 'loaded', 'abandoned', 'rewound')),
+    closed_at   timestamptz,                      -- when it was loaded or abandoned
+    collected   boolean     not null default false -- nothing of its parts is staged any more
 );
-create unique index plan_open on checkpoint_etl.plan (pipeline) where closed_at is null;
+create unique index plan_open on checkpoint_etl.plan (pipeline) where outcome = 'open';
 
 -- What people and the product did to a lane beside loading: the audit trail.
 create table checkpoint_etl.event (

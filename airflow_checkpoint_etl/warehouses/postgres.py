@@ -11,11 +11,14 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.errors import (
     FencedError,
     ManifestConflictError,
     PipelineChangedError,
+    PlanEndedError,
     PreflightError,
     RewoundError,
     StagedChunkError,
@@ -26,10 +29,12 @@ from airflow_checkpoint_etl.ports import Loaded, TableFacts
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
+from airflow_checkpoint_etl.range_plans import is_planned
 from airflow_checkpoint_etl.warehouses.first import FirstLoad
 from airflow_checkpoint_etl.warehouses.frames import FrameTable, schema_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
 from airflow_checkpoint_etl.warehouses.notes import leave
+from airflow_checkpoint_etl.warehouses.plans import RangePlans, unknown_part
 from airflow_checkpoint_etl.warehouses.quarantine import keep
 from airflow_checkpoint_etl.warehouses.rewind import LaneAdmin
 from airflow_checkpoint_etl.warehouses.target import TargetTable
@@ -52,7 +57,7 @@ if TYPE_CHECKING:
         Rows,
         Run,
     )
-    from airflow_checkpoint_etl.postgres import Connect
+    from airflow_checkpoint_etl.postgres import Connect, Row
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
     from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
@@ -83,6 +88,7 @@ class PostgresWarehouseAdapter:
         self._frames = FrameTable(self._target)
         self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
         self._admin = LaneAdmin(self._control, config.lock_timeout, self._target)
+        self._plans = RangePlans(self._control, config.lock_timeout, self._target)
         self._schema: pa.Schema | None = None
         self._schema_digest = ""
         self._target_oid: int | None = None
@@ -122,11 +128,16 @@ class PostgresWarehouseAdapter:
 
     # --- lanes, stages, runs -------------------------------------------------------------------
 
+    def prepare(self, spec: LaneSpec) -> LaneState:
+        """Create a lane that is new, compare it with the pipeline, and return it."""
+        self._begin_lane(spec)
+        return self._ledger.check(spec)
+
     def acquire(self, spec: LaneSpec, stage: Stage, owner: Owner, lease: dt.timedelta) -> Claim:
         """Take a stage; extract creates the lane."""
-        if stage is Stage.EXTRACT:
-            self._begin_lane(spec)
-        self._ledger.check(spec)
+        state = self.prepare(spec) if stage is Stage.EXTRACT else self._ledger.check(spec)
+        if state.sealed:  # who gets past this is held by the compare-and-set
+            raise self._plans.sealed(spec.lane)
         claim = self._ledger.acquire(spec.lane, stage, owner, lease)
         try:
             failpoint(f"{stage}.after_acquire")
@@ -141,6 +152,8 @@ class PostgresWarehouseAdapter:
         """Create the lane, or have one that was reset start where the pipeline now says."""
         state = self._ledger.lane(spec.lane)
         if state is None:
+            if is_planned(spec.lane.part):  # as a lane of its own it would read the whole source
+                raise PlanEndedError(unknown_part(spec.lane))
             self._check_new_lane(spec)
             self._ledger.create(spec)
         elif state.is_reset and state.frontier.cursor != spec.start:
@@ -228,6 +241,11 @@ class PostgresWarehouseAdapter:
         """What people do to a lane beside loading it."""
         return self._admin
 
+    @property
+    def plans(self) -> RangePlans:
+        """Range plans: loading one range in parts."""
+        return self._plans
+
     def loaded_in_run(self, claim: Claim) -> int:
         """Return how many chunks this DAG run has loaded so far, over all its tries."""
         return self._ledger.loaded_in_run(claim)
@@ -267,7 +285,7 @@ class PostgresWarehouseAdapter:
         with self._data.transaction():
             self._data.rows(SQL["prepare_transaction"], self._settings(claim))
             failpoint("load.before_advance")
-            row = self._data.row(SQL["advance_lane"], self._move(claim, chunk))
+            row = self._advance(claim, chunk)
             if row is not None:
                 ledger_id, generation, swept = row
                 failpoint("load.before_rows")
@@ -301,7 +319,7 @@ class PostgresWarehouseAdapter:
         with self._data.transaction():
             self._data.rows(SQL["prepare_transaction"], self._settings(claim))
             failpoint("load.before_advance")
-            row = self._data.row(SQL["advance_lane"], self._move(claim, chunk))
+            row = self._advance(claim, chunk)
             if row is not None:
                 ledger_id, generation, swept = row
                 if preoperator and chunk.seq == 1:
@@ -333,6 +351,20 @@ class PostgresWarehouseAdapter:
             chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest, swept
         )
         return Loaded(frontier, written, ledger_id)
+
+    def _advance(self, claim: Claim, chunk: Chunk) -> Row | None:
+        """L2 and the ledger row; None when the lane does not stand where the chunk begins."""
+        try:
+            return self._data.row(SQL["advance_lane"], self._move(claim, chunk))
+        except psycopg.errors.CheckViolation as error:
+            if error.diag.constraint_name != "part_has_no_state":
+                raise
+            message = (
+                f"{claim.lane} is a part of a range plan, and its transform keeps a state: parts are "
+                "loaded in any order, so a state that goes from chunk to chunk has none. Leave out "
+                "initial_state, or load with checkpoint_task_group"
+            )
+            raise PreflightError(message) from None
 
     def _write(
         self, chunk: Chunk, table: Rows, ledger_id: int, policy: Policy
@@ -442,6 +474,8 @@ class PostgresWarehouseAdapter:
                 "its former life and was not loaded. Clear extract with Downstream"
             )
             raise RewoundError(message)
+        if state.sealed and state.frontier.seq < chunk.seq:
+            raise self._plans.sealed(claim.lane)
         if state.load_fence > claim.fence:
             message = (
                 f"load of {claim.lane} was taken over by a newer attempt (fence {state.load_fence}, "

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -27,13 +27,11 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.ports import Floor, RewindRequest, Rewound
-from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.protocol import Frontier, IllegalMove, Stage, rewind
-from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
 from airflow_checkpoint_etl.warehouses.ledger import SQL as STATEMENTS
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
 from airflow_checkpoint_etl.warehouses.quarantine import Replay, check_target
-from airflow_checkpoint_etl.warehouses.takeback import take_back_rows
+from airflow_checkpoint_etl.warehouses.takeback import SQL, Chunks, Loaded, take_chunks, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
     from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 log = logging.getLogger(__name__)
-
-SQL: Final = read_statements("airflow_checkpoint_etl.warehouses", "rewind.sql")
 
 
 class LaneAdmin:
@@ -155,7 +151,7 @@ class LaneAdmin:
         Under a claim it is the warehouse that was restored: the source stays the one it was.
         """
         with self._transaction(lane):
-            before, _, _ = self._lock(lane)
+            before = self._lock_for_resync(lane)
             generation = max(before.generation, floor.generation) + 1
             after = replace(
                 before,
@@ -181,7 +177,7 @@ class LaneAdmin:
     def free(self, lane: Lane, stage: Stage, actor: str, reason: str) -> str:
         """End a stage's lease and fence its owner; returns who that was, in words."""
         with self._transaction(lane):
-            self._lock(lane)
+            self._lock(lane, moves=False)
             parameters = _key(lane) | {"stage": stage.value}
             row = self._session.row(SQL["release_lease"], parameters)
             if row is None:
@@ -201,7 +197,7 @@ class LaneAdmin:
             raise ReplayError(message)
         self._target.forget()
         with self._transaction(lane):
-            _, target_oid, _ = self._lock(lane)
+            _, target_oid, _ = self._lock(lane, moves=False)
             failpoint("replay.after_lock")
             self._session.rows(STATEMENTS["prepare_transaction"], self._replay_settings(lane))
             check_target(self._session, self._target, lane, target_oid)
@@ -240,11 +236,27 @@ class LaneAdmin:
             )
             raise CheckpointEtlError(message) from None
 
-    def _lock(self, lane: Lane) -> tuple[Frontier, int | None, dict[str, Any]]:
+    def _lock(
+        self, lane: Lane, *, moves: bool = True
+    ) -> tuple[Frontier, int | None, dict[str, Any]]:
+        """Lock the lane's row and return what is in it.
+
+        Raises:
+            RewindError: the lane is unknown; or it is to move, and a range plan does not let it.
+        """
         row = self._session.row(SQL["lock_lane"], _key(lane))
         if row is None:
             raise RewindError(_unknown(lane))
+        plan, is_part = row[8:]
+        if moves and plan is not None:
+            raise RewindError(_planned(lane, plan, is_part=is_part))
         return Frontier(*row[:6]), row[6], row[7]
+
+    def _lock_for_resync(self, lane: Lane) -> Frontier:
+        """A part goes on in a new life where it stands; the main lane waits for its plan to end."""
+        row = self._session.row(SQL["lock_lane"], _key(lane))
+        is_part = row is not None and row[9]
+        return self._lock(lane, moves=not is_part)[0]
 
     def _rewind(
         self,
@@ -264,13 +276,14 @@ class LaneAdmin:
             raise RewindError(message)
         point = self._point(lane, before, request.to)
         key = _key(lane) | {"seq": point.seq}
-        chunks, rows, quarantined = self._session.rows(SQL["above"], key)[0]
-        deleted = None
-        if chunks and self._deletes(lane, request, settings):
-            deleted = self._delete(lane, point, request, target_oid, rows)
+        above = Chunks(lane, SQL["above_ids"], key)
+        counted = SQL["above"].replace("{above_ids}", above.ids)
+        chunks, rows, quarantined = self._session.rows(counted, key)[0]
+        loaded = Loaded(target_oid, settings, self._target)
+        deleted = take_rows(self._session, above, loaded, request, rows) if chunks else None
         failpoint("rewind.after_delete")
-        self._session.rows(SQL["drop_quarantined"], key)
-        self._session.rows(SQL["take_back"], key)
+        take_chunks(self._session, above)
+        self._session.rows(SQL["end_plans"], key | {"incarnation": new_incarnation()})
         self._raise_fences(lane, keep, Floor())
         self._new_life(
             lane,
@@ -308,60 +321,11 @@ class LaneAdmin:
         try:
             return rewind(before, boundaries, wanted, new_incarnation())
         except IllegalMove as fault:
-            message = f"{lane}: {fault}; nothing was changed. Rewind to a chunk's end"
+            message = (
+                f"{lane}: {fault}; nothing was changed. Rewind to a chunk's end; a range that was loaded "
+                "by a plan is one chunk of its lane"
+            )
             raise RewindError(message) from None
-
-    @staticmethod
-    def _deletes(lane: Lane, request: RewindRequest, settings: dict[str, Any]) -> bool:
-        """Whether the rows above the point are to be taken out of the target."""
-        upsert = settings.get("write") == "upsert"
-        wanted = request.delete_rows if request.delete_rows is not None else not upsert
-        if wanted or upsert or request.allow_duplicates:
-            return wanted
-        message = (
-            f"{lane}: an append whose rows stay in the target loads them a second time; leave out "
-            "delete_rows=False, or pass allow_duplicates=True"
-        )
-        raise RewindError(message)
-
-    def _delete(
-        self,
-        lane: Lane,
-        point: Frontier,
-        request: RewindRequest,
-        target_oid: int | None,
-        expected: int,
-    ) -> int | None:
-        """Take the rows above the point out of the target, if that can be done."""
-        if target_oid is None:  # a resync took the target as it is: that is where the rows are
-            target_oid = self._configured_target(lane)
-        found = self._session.row(
-            SQL["lineage_target"], {"target_oid": target_oid, "column": LINEAGE_COLUMN}
-        )
-        if found is None:
-            return 0  # the table is gone, and its rows with it
-        table, has_lineage = found
-        if not has_lineage:
-            if request.allow_duplicates:
-                return None
-            message = (
-                f"{lane}: its target {table} has no column {LINEAGE_COLUMN}, so the rows of the chunks "
-                "above the point cannot be told from others; nothing was changed. Delete them by hand "
-                "and pass allow_duplicates=True, or load by key with write='upsert'"
-            )
-            raise RewindError(message)
-        return take_back_rows(self._session, lane, table, point.seq, expected)
-
-    def _configured_target(self, lane: Lane) -> int | None:
-        """The oid of the table the pipeline names; None when there is no such table."""
-        if self._target is None:
-            message = (
-                f"{lane}: it was resynced and has not loaded since, so the table its rows are in is not "
-                "known here; nothing was changed. Let one run load, then try again"
-            )
-            raise RewindError(message)
-        facts = self._target.describe(self._session.connection)
-        return facts.oid if facts is not None else None
 
     def _raise_fences(self, lane: Lane, keep: Claim | None, floor: Floor) -> None:
         kept = keep.stage.value if keep else ""
@@ -436,6 +400,18 @@ def _key(lane: Lane) -> dict[str, Any]:
 
 def _unknown(lane: Lane) -> str:
     return f"{lane} has no checkpoint in this warehouse; check the pipeline's id and its part"
+
+
+def _planned(lane: Lane, plan: int, *, is_part: bool) -> str:
+    if is_part:
+        return (
+            f"{lane} is a part of plan {plan}, and a planned range is taken back whole; nothing was "
+            f"changed. Rewind {lane.pipeline} to where the plan began, or abandon the plan while it is open"
+        )
+    return (
+        f"plan {plan} is open over {lane}: its parts load for it; nothing was changed. Let its closing "
+        "task close it, or abandon it (admin.abandon_plan), and try again"
+    )
 
 
 def _told(frontier: Frontier) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 -- name: lock_lane
 -- The lane, ours until the commit.
-select incarnation, generation, seq, cursor, state_digest, swept, target_oid::bigint, settings
+select incarnation, generation, seq, cursor, state_digest, swept, target_oid::bigint, settings,
+       plan_id, ends_at is not null
 from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s
 for update;
@@ -36,9 +37,7 @@ where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq
 select count(*), coalesce(sum(rows), 0)::bigint,
        (select count(*)
         from checkpoint_etl.quarantine
-        join checkpoint_etl.ledger as rejected on rejected.id = quarantine.ledger_id
-        where rejected.pipeline = %(pipeline)s and rejected.part = %(part)s
-          and rejected.seq > %(seq)s and not rejected.abandoned)
+        where ledger_id in ({above_ids}))
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
 
@@ -52,33 +51,62 @@ from pg_class as class
 join pg_namespace as namespace on namespace.oid = class.relnamespace
 where class.oid = %(target_oid)s::oid;
 
--- name: ledger_ids
--- The chunks of this lane above the point, of all its lives. Never by seq alone: another part or
--- pipeline in the same table has the same numbers.
+-- name: above_ids
+-- The chunks of this lane above the point, of all its lives, and those of the parts of plans that were
+-- closed above it. Never by seq alone: another part or pipeline in the same table has the same numbers.
 select id
 from checkpoint_etl.ledger
-where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s and not abandoned;
+where pipeline = %(pipeline)s and not abandoned
+  and ((part = %(part)s and seq > %(seq)s)
+       or plan_id in (select closing.plan_id
+                      from checkpoint_etl.ledger as closing
+                      where closing.pipeline = %(pipeline)s and closing.part = %(part)s
+                        and closing.seq > %(seq)s and not closing.abandoned))
+
+-- name: plan_ids
+-- The chunks of one plan's parts.
+select id
+from checkpoint_etl.ledger
+where plan_id = %(plan_id)s and part <> %(part)s and not abandoned
+
+-- name: quarantined_of
+-- How many rejected records chunks have.
+select count(*)
+from checkpoint_etl.quarantine
+where ledger_id in ({ids});
 
 -- name: drop_quarantined
 -- Their rejected records come again.
-with dropped as (
+with taken as materialized ({ids}),
+dropped as (
     delete from checkpoint_etl.quarantine
-    using checkpoint_etl.ledger
-    where ledger.id = quarantine.ledger_id
-      and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s
-      and not ledger.abandoned
+    where ledger_id in (select id from taken)
 )
 delete from checkpoint_etl.quarantine_file
-using checkpoint_etl.ledger
-where ledger.id = quarantine_file.ledger_id
-  and ledger.pipeline = %(pipeline)s and ledger.part = %(part)s and ledger.seq > %(seq)s
-  and not ledger.abandoned;
+where ledger_id in (select id from taken);
 
 -- name: take_back
--- The chunks above the point count no more.
+-- These chunks count no more.
 update checkpoint_etl.ledger
 set rewound_at = clock_timestamp()
-where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null and seq > %(seq)s;
+where rewound_at is null and id in ({ids});
+
+-- name: end_plans
+-- Plans that were closed above the point are taken back whole; their parts get a new life, so that what
+-- is staged for them is dead.
+with ended as (
+    update checkpoint_etl.plan
+    set outcome = 'rewound', collected = false
+    where outcome = 'loaded'
+      and id in (select plan_id
+                 from checkpoint_etl.ledger
+                 where pipeline = %(pipeline)s and part = %(part)s and seq > %(seq)s
+                   and not abandoned)
+    returning id
+)
+update checkpoint_etl.lane
+set incarnation = %(incarnation)s, generation = generation + 1, updated_at = clock_timestamp()
+where plan_id in (select id from ended) and ends_at is not null;
 
 -- name: raise_fences
 -- Whoever works on the lane can write nothing from here on, and nothing has failed in its new life.

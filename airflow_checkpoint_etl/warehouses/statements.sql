@@ -131,7 +131,8 @@ select lane.incarnation, lane.generation, lane.seq, lane.cursor, lane.state_dige
        lane.updated_at, lane.swept, lane.settings,
        (select coalesce(jsonb_object_agg(stage.stage, stage.fence), '{}')
         from checkpoint_etl.stage
-        where stage.pipeline = lane.pipeline and stage.part = lane.part)
+        where stage.pipeline = lane.pipeline and stage.part = lane.part),
+       lane.ends_at, lane.sealed
 from checkpoint_etl.lane
 where pipeline = %(pipeline)s and part = %(part)s;
 
@@ -249,15 +250,17 @@ with moved as (
       and incarnation = %(incarnation)s and load_fence = %(fence)s
       and seq = %(seq)s - 1 and cursor = %(low)s and state_digest = %(state_in)s
       and (%(swept)s = '' or swept = %(swept_in)s)
-    returning generation, swept
+      and not sealed
+    returning generation, swept, plan_id
 )
 insert into checkpoint_etl.ledger
     (pipeline, part, incarnation, generation, seq, low, high, rows_in, rows, rows_rejected, digest,
-     input_digest, state_digest, state, swept, schema_digest, fence, dag_id, run_id, task_id, map_index, try_number)
+     input_digest, state_digest, state, swept, schema_digest, fence, dag_id, run_id, task_id, map_index,
+     try_number, plan_id)
 select %(pipeline)s, %(part)s, %(incarnation)s, moved.generation, %(seq)s, %(low)s, %(high)s,
        %(rows_in)s, %(rows)s, %(rejected)s, %(digest)s, %(input_digest)s, %(state_digest)s, %(state)s,
        moved.swept, %(schema_digest)s, %(fence)s, %(dag_id)s, %(run_id)s, %(task_id)s, %(map_index)s,
-       %(try_number)s
+       %(try_number)s, moved.plan_id
 from moved
 returning id, generation, swept;
 
@@ -321,10 +324,11 @@ where pipeline = %(pipeline)s and part = %(part)s and incarnation = %(incarnatio
   and loaded_at < clock_timestamp() - %(grace)s::interval;
 
 -- name: loaded_in_run
--- Chunks this DAG run has loaded, over all its tries.
+-- Chunks that count and that this DAG run has loaded, over all its tries.
 select count(*)
 from checkpoint_etl.ledger
-where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s;
+where pipeline = %(pipeline)s and part = %(part)s and dag_id = %(dag_id)s and run_id = %(run_id)s
+  and rewound_at is null;
 
 -- name: caught_up
 -- Whether a run whose bound was settled at or after a moment has been loaded to its end.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from airflow_checkpoint_etl.collect import collect
+from airflow_checkpoint_etl.following import Following, Upstream, upstream_of
+from airflow_checkpoint_etl.planner import Cutting, Planner
 from airflow_checkpoint_etl.protocol import Lane
 from tests.chaos.harness_points import RUN
 from tests.support import COLUMNS, World
@@ -165,7 +167,56 @@ def transfer(case: Case, run: str, try_number: int) -> Any:
     return case.transfer(run, try_number, preoperator=preoperator if case.prepared else ())
 
 
+def plan(case: Case, run: str, try_number: int) -> list[str]:
+    runner, ports = case.runner("plan", run, try_number)
+    try:
+        return Planner(ports, runner._attempt).plan(Cutting(parts=2, rows_per_part=50))
+    finally:
+        ports.close()
+
+
+def parts(case: Case, run: str, try_number: int) -> None:
+    """The three stages of every part, the last part first."""
+    keys = case.fetch(
+        f"select part from checkpoint_etl.lane where pipeline = '{case.name}' and ends_at is not null"
+        " order by part desc"
+    )
+    for (key,) in keys:
+        part = dataclasses.replace(case, part=key)
+        for stage in RUN:
+            part.act(stage, run, try_number)
+
+
+def close(case: Case, run: str, try_number: int) -> Any:
+    runner, ports = case.runner("close", run, try_number)
+    try:
+        closed = Planner(ports, runner._attempt).close()
+    finally:
+        ports.close()
+    return dataclasses.asdict(closed) if closed else None
+
+
+def abandon(case: Case, run: str, try_number: int) -> None:
+    ports = case.ports()
+    try:
+        if ports.warehouse.plans.current(case.name) is None:
+            return
+    finally:
+        ports.close()
+    with case.admin() as admin:
+        admin.abandon_plan(dry_run=False)
+
+
+def more(case: Case, run: str, try_number: int) -> None:
+    case.insert(70)
+
+
 STEPS: dict[str, Callable[[Case, str, int], Any]] = {
+    "plan": plan,
+    "parts": parts,
+    "close": close,
+    "abandon": abandon,
+    "more": more,
     "late": late,
     "sweep": sweep,
     "mend": mend,
@@ -199,6 +250,9 @@ class Case(World):
     max_rows: int | None = None
     prepared: bool = False
     label: str = ""
+    clear_number: int = 0
+    together: dict[str, Any] | None = None
+    """How the stages run at once (fields of a Following); None: one after the other."""
 
     @property
     def source_table(self) -> str:
@@ -226,6 +280,7 @@ class Case(World):
             "grace": dt.timedelta(seconds=self.grace),
             "lease": dt.timedelta(seconds=self.lease),
             "max_rows": self.max_rows,
+            "following": self.following(task),
         }
         return super().runner(task, run, try_number, clear_number)
 
@@ -238,8 +293,37 @@ class Case(World):
             step,
             run,
             try_number,
+            clear_number=self.clear_number,
             function=chosen.function if step == "transform" else None,
             **(chosen.options if step == "transform" else {}),
+        )
+
+    # --- the other stages, when they run at once -----------------------------------------------------
+
+    def following(self, task: str) -> Following | None:
+        if self.together is None or task not in RUN:
+            return None
+        place = RUN.index(task)
+        return Following(
+            upstream=lambda: upstream_of(self.state_of(RUN[place - 1])),
+            upstream_name=RUN[place - 1],
+            is_followed=lambda: all(
+                upstream_of(self.state_of(step)) is Upstream.WORKING for step in RUN[place + 1 :]
+            ),
+            **{"patience": 0.3, "poll": 0.01} | self.together,
+        )
+
+    def state_of(self, step: str) -> str | None:
+        """What a scheduler would say about a step of the run."""
+        found = self.fetch(
+            f"select state from task_state where name = '{self.name}' and step = '{step}'"
+        )
+        return found[0][0] if found else None
+
+    def note_state(self, step: str, state: str) -> None:
+        self.fetch(
+            f"insert into task_state values ('{self.name}', '{step}', '{state}') "
+            "on conflict (name, step) do update set state = excluded.state"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -262,7 +346,7 @@ class Case(World):
     def ledger(self) -> list[tuple[Any, ...]]:
         return self.fetch(
             "select seq, low, high, rows, digest, run_id, try_number from checkpoint_etl.ledger "
-            f"where pipeline = '{self.name}' and rewound_at is null order by id"
+            f"where pipeline = '{self.name}' and part = '{self.part}' and rewound_at is null order by id"
         )
 
     def assert_arrived(self) -> None:
@@ -280,7 +364,10 @@ class Case(World):
         """Collect without any grace, as a later run would after it."""
         ports = self.ports()
         try:
-            collect(ports, self.lane, dt.timedelta(0))
+            for (part,) in self.fetch(
+                f"select part from checkpoint_etl.lane where pipeline = '{self.name}'"
+            ):
+                collect(ports, Lane(self.name, part), dt.timedelta(0))
         finally:
             ports.close()
 

@@ -134,6 +134,7 @@ def stack(tmp_path_factory):
             "E2E_FLAGS": str(flags),
             "AIRFLOW__CHECKPOINT_ETL__BUSY_POLL_SECONDS": "1",
             "AIRFLOW__CHECKPOINT_ETL__PROGRESS_SECONDS": "1",
+            "AIRFLOW__CHECKPOINT_ETL__FOLLOW_SECONDS": "2",
         }
         dags = Path(__file__).parent / "dags"
         with in_memory(lambda: AirflowProcess(dags, connections, settings)) as airflow:

@@ -19,7 +19,7 @@ HAS_STORAGE = Version(version("apache-airflow")) >= Version("3.3")
 
 def look_at(api, run_id, task, what):
     """One of the task instance's collections; None as long as there is none."""
-    path = f"/api/v2/dags/seen/dagRuns/{run_id}/taskInstances/etl.{task}/{what}"
+    path = f"/dags/seen/dagRuns/{run_id}/taskInstances/etl.{task}/{what}"
     with contextlib.suppress(AirflowApiError):
         return api._request("GET", path)
     return None

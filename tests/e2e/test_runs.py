@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from tests.e2e.conftest import ROWS
@@ -58,6 +59,36 @@ def test_runs_after_the_first_load_only_what_is_new(stack):
     api.clear("again", first)  # of a finished run: there is nothing to do, and nothing is doubled
     assert api.wait_run("again", first, 120) == "success"
     assert len(table.ledger()) == CHUNKS + 2
+    table.assert_exact()
+
+
+def test_a_cleared_run_is_loaded_again_where_it_is_to_be_reprocessed(stack):
+    table, api = stack.world("reprocessed"), stack.api
+    with psycopg.connect(stack.dwh, autocommit=True) as connection:
+        connection.execute("alter table reprocessed add column _ck_chunk bigint")
+    api.wait_parsed("reprocessed")
+    api.unpause("reprocessed")
+    first = api.trigger("reprocessed")
+    succeeded(api, "reprocessed", first)
+    table.insert(1000)
+    second = api.trigger("reprocessed")
+    succeeded(api, "reprocessed", second)
+    assert len(table.ledger()) == CHUNKS + 2
+
+    api.clear("reprocessed", first, ["etl.load"])  # a later stage alone resumes
+    succeeded(api, "reprocessed", first)
+    assert len(table.ledger()) == CHUNKS + 2
+
+    api.clear("reprocessed", first)
+    succeeded(api, "reprocessed", first)
+    assert "reprocessing from the beginning" in api.log("reprocessed", first, "etl.extract", 2)
+    again = table.ledger()[CHUNKS + 2 :]
+    assert [(row[0], row[2]) for row in again] == [(seq, first) for seq in range(1, CHUNKS + 3)]
+    table.assert_exact()
+
+    api.clear("reprocessed", second)  # its rows came again with the first run's; now once more
+    succeeded(api, "reprocessed", second)
+    assert [row[2] for row in table.ledger()[2 * (CHUNKS + 2) :]] == [second, second]
     table.assert_exact()
 
 

@@ -13,13 +13,22 @@ from airflow_checkpoint_etl import (
     CheckpointLoadOperator,
     CheckpointSensor,
     CheckpointTransformOperator,
+    Part,
     Pipeline,
     PostgresSource,
     PostgresWarehouse,
+    checkpoint_range_task_group,
     checkpoint_task_group,
 )
 from airflow_checkpoint_etl.errors import ConfigurationError
+from airflow_checkpoint_etl.hooks.checkpoint import overridden
+from airflow_checkpoint_etl.operators.ranges import (
+    CheckpointPartExtractOperator,
+    CheckpointPartLoadOperator,
+    CheckpointPartTransformOperator,
+)
 from airflow_checkpoint_etl.testing import InMemorySource, memory
+from tests.ranges import PlannedWorld
 
 # What Airflow's own dependencies warn about while it runs a DAG is not this package's to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,6 +90,10 @@ def chain(dag_id, pipeline, **transform):
 ROWS = [{"id": n, "email": f"User{n}@Example.org"} for n in range(1, 6)]
 
 
+def lower_customer(record):
+    return {**record, "customer": (record["customer"] or "").lower()}
+
+
 def lower(record):
     return record | {"email": record["email"].lower()}
 
@@ -96,6 +109,67 @@ def test_the_chain_runs_in_memory_and_continues_in_the_next_run():
         assert str(run(dag).state) == "success"
         assert test.rows[-1] == {"id": 6, "email": "x@y"}
         assert len(test.rows) == 6
+
+
+@pytest.mark.parametrize("attempt", range(3))  # dag.test() takes tasks in no particular order
+def test_stages_that_run_at_once_come_one_after_the_other_where_one_task_runs_at_a_time(attempt):
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG(f"memory_follow_{attempt}", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", pipeline, lower, follow=True)
+    with memory(pipeline, rows=ROWS) as test:
+        dag_run = run(dag)
+        assert set(states(dag_run).values()) == {"success"}
+        assert [row["email"] for row in test.rows] == [f"user{n}@example.org" for n in range(1, 6)]
+
+
+def test_stages_that_follow_end_as_the_stage_before_them():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+
+    def refuse(record):
+        raise ValueError
+
+    with DAG("memory_follow_failed", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", pipeline, refuse, follow=True)
+    with memory(pipeline, rows=ROWS) as test:
+        dag_run = run(dag)
+        assert states(dag_run) == {
+            "etl.extract": "success",
+            "etl.transform": "failed",
+            "etl.load": "failed",
+        }
+        assert str(dag_run.state) == "failed"
+        assert not test.rows
+
+
+def test_a_stage_that_follows_needs_its_stage_right_upstream():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG("memory_follow_alone", schedule=None, start_date=START) as dag:
+        CheckpointLoadOperator(task_id="load", pipeline=pipeline, follow=True)
+    with memory(pipeline, rows=ROWS):
+        assert states(run(dag)) == {"load": "failed"}
+
+
+def test_parts_that_run_at_once_are_groups_of_their_own():
+    from airflow.sdk import DAG
+
+    with DAG("follow_parts", schedule=None, start_date=START) as dag:
+        checkpoint_task_group("etl", orders(), parts=["a", "b"], follow=True)
+    assert set(dag.task_ids) == {
+        f"etl.{part}.{stage}" for part in "ab" for stage in ("extract", "transform", "load")
+    }
+    assert dag.get_task("etl.a.load").trigger_rule == "always"
+    assert dag.get_task("etl.a.extract").trigger_rule == "all_success"
+    with (
+        pytest.raises(ConfigurationError, match="a task group of its own"),
+        DAG("follow_tenants", schedule=None, start_date=START),
+    ):
+        checkpoint_task_group("etl", orders(), parts=["tenant:7"], follow=True)
 
 
 def test_xcom_is_a_small_summary_without_rows():
@@ -254,6 +328,102 @@ def test_a_group_is_mapped_over_parts():
     with memory(pipeline, rows=ROWS) as test:
         assert str(run(dag).state) == "success"
         assert len(test.rows) == 10
+
+
+def test_a_range_group_in_memory_loads_by_the_main_lane():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG("memory_range", schedule=None, start_date=START) as dag:
+        checkpoint_range_task_group("orders", pipeline, rows_per_part=1)
+    with memory(pipeline, rows=ROWS) as test:
+        assert str(run(dag).state) == "success"
+        assert len(test.rows) == 5
+
+
+def asset_events():
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.scalars(select(AssetEvent).order_by(AssetEvent.id)).all()
+        return [(event.source_task_id, event.extra["rows"]) for event in found]
+
+
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+def test_a_range_group_loads_parts_then_increments_and_tells_once_of_each(world):
+    from airflow.sdk import DAG
+
+    world.fetch("analyze orders", at="source")
+    pipeline = world.configure()
+    with DAG("ranged", schedule=None, start_date=START) as dag:
+        checkpoint_range_task_group("orders", pipeline, lower_customer, parts=3, rows_per_part=300)
+    before = len(asset_events())
+    with overridden("orders", world.ports):
+        first = run(dag)
+        assert str(first.state) == "success"
+        mapped = [ti.map_index for ti in first.get_task_instances() if ti.task_id.endswith("load")]
+        assert sorted(mapped) == [0, 1, 2]
+        world.insert(10)
+        assert str(run(dag).state) == "success"
+        assert str(run(dag).state) == "success"
+    told = asset_events()[before:]
+    assert told == [("orders.close", 1000), ("orders.part.load", 10)]
+    ((rows, distinct),) = world.fetch("select count(*), count(distinct id) from orders_copy")
+    assert (rows, distinct) == (1010, 1010)
+
+
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+def test_a_part_whose_plan_was_closed_meanwhile_is_green(world):
+    from airflow.sdk import DAG
+
+    planned = PlannedWorld.of(world)
+    (key, *_) = planned.plan()
+    planned.everything()
+    pipeline = world.configure()
+    with DAG("late_part", schedule=None, start_date=START) as dag:
+        extract = CheckpointPartExtractOperator(task_id="extract", pipeline=pipeline, part=key)
+        transform = CheckpointPartTransformOperator(
+            task_id="transform", pipeline=pipeline, part=key
+        )
+        load = CheckpointPartLoadOperator(task_id="load", pipeline=pipeline, part=key)
+        extract >> transform >> load
+    with overridden("orders", world.ports):
+        assert str(run(dag).state) == "success"
+    planned.assert_exact()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": 0}, "parts=0"),
+        ({"rows_per_part": 0}, "rows_per_part=0"),
+        ({"transform_options": {"initial_state": {}}}, "initial_state={}: parts of a range"),
+        ({"extract_options": {"on_clear": "reprocess"}}, "on_clear='reprocess': a planned range"),
+    ],
+)
+def test_a_range_group_that_cannot_work_fails_when_the_dag_is_parsed(options, message):
+    from airflow.sdk import DAG
+
+    with (
+        DAG("no_range", schedule=None, start_date=START),
+        pytest.raises(ConfigurationError, match=message),
+    ):
+        checkpoint_range_task_group("orders", orders(), lower, **options)
+
+
+def test_static_parts_with_filters_are_rendered_per_part():
+    from airflow.sdk import DAG
+
+    pipeline = orders()
+    with DAG("static_parts", schedule=None, start_date=START) as dag:
+        checkpoint_task_group(
+            "orders", pipeline, parts=[Part("low", "id <= 2"), Part("high", "id > 2")]
+        )
+    task = dag.get_task("orders.extract")
+    where = '{% if task.part == "low" %}id <= 2{% elif task.part == "high" %}id > 2{% endif %}'
+    assert task.pipeline.source.where == where
 
 
 def test_an_unknown_connection_is_named_with_its_parameter():

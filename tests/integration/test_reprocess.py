@@ -39,7 +39,8 @@ def reprocessing(world):
 def test_a_finished_run_that_is_cleared_loads_its_rows_again(reprocessing):
     world = reprocessing
     world.run()
-    world.run(function=double, clear_number=1)
+    extract, _, load = world.run(function=double, clear_number=1)
+    assert (extract.kept, load.kept, load.chunks) == (0, 0, 10)
     assert_doubled(world)
     assert chunks_loaded(world) == 20
     assert world.fetch("select kind from checkpoint_etl.event") == [("reprocess",)]

@@ -21,8 +21,10 @@ RETRYABLE = {
     "CheckpointEtlError",
     "CorruptRecordError",
     "ManifestConflictError",
+    "PlanOpenError",
     "SettleTimeoutError",
     "StageBusyError",
+    "StageWaitingError",
     "StagedChunkError",
     "TransformError",
 }

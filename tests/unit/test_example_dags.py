@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-NAMES = ("orders_to_warehouse", "orders_file_staging", "orders_report")
+NAMES = ("orders_to_warehouse", "orders_file_staging", "orders_in_parts", "orders_report")
 
 _PARSE = """
 import runpy, sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from airflow.sdk import DAG, TaskGroup, get_current_context, task, task_group
@@ -17,6 +18,7 @@ from airflow_checkpoint_etl import (
     Pipeline,
     PostgresSource,
     PostgresWarehouse,
+    checkpoint_range_task_group,
     checkpoint_task_group,
 )
 
@@ -81,7 +83,23 @@ with DAG("clear_failed", schedule=None, start_date=START) as clear_failed:
 
 again = dag("again", "postgres", None)
 seen = dag("seen", "postgres", None)
+
+with DAG("ranged_redis", schedule=None, start_date=START) as ranged:
+    checkpoint_range_task_group(
+        "etl",
+        pipeline("ranged_redis", "redis"),
+        parts=4,
+        rows_per_part=1000,
+        # A part that starts while its planning is cleared finds no list of parts, and is tried again.
+        retries=5,
+        retry_delay=dt.timedelta(seconds=1),
+    )
 twice = dag("twice", "redis", None, max_active_runs=2)
+
+with DAG("reprocessed", schedule=None, start_date=START) as reprocessed:
+    checkpoint_task_group(
+        "etl", pipeline("reprocessed", "redis"), extract_options={"on_clear": "reprocess"}
+    )
 
 with DAG("waits", schedule=None, start_date=START) as waits:
     awaited = pipeline("awaited", "postgres")
@@ -100,6 +118,36 @@ with DAG("follows", schedule=[awaited.asset], start_date=START) as follows:
     CheckpointSensor(task_id="is_there", pipeline=awaited, at_least=1)
 
 awaited_dag = dag("awaited", "postgres", None)
+
+
+# --- stages that run at once ----------------------------------------------------------------------------
+
+
+def follow_dag(name: str, source: dict[str, str], slots: int, retries: int) -> DAG:
+    """A group whose stages run at once, as far as its DAG lets them."""
+    flow = pipeline(name, "redis")
+    with DAG(name, schedule=None, start_date=START, max_active_tasks=slots) as made:
+        checkpoint_task_group(
+            "etl",
+            replace(flow, source=replace(flow.source, **source)),
+            slowly,
+            transform_options={"mode": "batch"},
+            follow=True,
+            retries=retries,
+            retry_delay=dt.timedelta(seconds=1),
+        )
+    return made
+
+
+follow_killed = follow_dag("follow_killed", {}, 3, 2)
+FAILS_ABOVE = 8 * CHUNK
+follow_failed = follow_dag(
+    "follow_failed",
+    {"where": f"case when id > {FAILS_ABOVE} then 1 / (id - id) > 0 else true end"},
+    3,
+    0,
+)
+follow_one_slot = follow_dag("follow_one_slot", {}, 1, 0)
 
 
 # --- events: stages that a test holds where it wants them -----------------------------------------------
