@@ -10,7 +10,7 @@ PURE apart from pyarrow, whose codec compresses: no IO.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from airflow_checkpoint_etl.errors import StagedChunkError
@@ -61,15 +61,27 @@ class Frames:
         columns: the columns, in order.
         num_rows: how many rows, as the server counted them.
         size: bytes of the COPY before it was compressed.
-        codec: what compressed it: ``lz4`` or ``zstd``.
-        data: the COPY, compressed.
+        codec: what compressed it: ``lz4`` or ``zstd``; empty while it is not compressed.
+        data: the COPY, compressed; or its pieces, while they are not.
     """
 
     columns: Columns
     num_rows: int
     size: int
     codec: str
-    data: memoryview | bytes = field(repr=False)
+    data: memoryview | bytes | tuple[bytes, ...] = field(repr=False)
+
+    def packed(self) -> Frames:
+        """Return the same rows compressed."""
+        if not isinstance(self.data, tuple):
+            return self
+        import pyarrow as pa  # noqa: PLC0415  parsing a DAG must not import it
+
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, CODEC) as stream:
+            for block in self.data:
+                stream.write(block)
+        return replace(self, codec=CODEC, data=memoryview(sink.getvalue()))
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the COPY's bytes piece by piece; never more of them than ``size``.
@@ -77,6 +89,9 @@ class Frames:
         Raises:
             StagedChunkError: the data are damaged, or hold more or less than they should.
         """
+        if isinstance(self.data, tuple):
+            yield from self.data
+            return
         import pyarrow as pa  # noqa: PLC0415  parsing a DAG must not import it
 
         left = self.size
@@ -100,22 +115,20 @@ class Frames:
 
 
 class Packer:
-    """Compresses the pieces of one COPY as they come, so that only the compressed ones are kept."""
+    """Keeps the pieces of one COPY as they come.
+
+    They are compressed when they are staged, while another thread reads the next chunk.
+    """
 
     def __init__(self) -> None:
-        import pyarrow as pa  # noqa: PLC0415  parsing a DAG must not import it
-
-        self._sink = pa.BufferOutputStream()
-        self._stream = pa.CompressedOutputStream(self._sink, CODEC)
+        self._blocks: list[bytes] = []
         self.size = 0
 
     def add(self, block: bytes) -> None:
         """Take the next piece."""
         self.size += len(block)
-        self._stream.write(block)
+        self._blocks.append(block)
 
     def frames(self, columns: Columns, num_rows: int) -> Frames:
         """End the COPY and return it."""
-        self._stream.close()
-        data = memoryview(self._sink.getvalue())
-        return Frames(columns, num_rows, self.size, CODEC, data)
+        return Frames(columns, num_rows, self.size, "", tuple(self._blocks))

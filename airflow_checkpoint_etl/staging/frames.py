@@ -22,6 +22,8 @@ _CODECS: Final = ("lz4", "zstd")
 
 def encode(frames: Frames) -> bytes:
     """Return the bytes of a staged file."""
+    frames = frames.packed()
+    assert not isinstance(frames.data, tuple)  # noqa: S101  packed rows are one piece
     head = {
         "columns": [[column.name, column.pg_type, column.structure] for column in frames.columns],
         "rows": frames.num_rows,

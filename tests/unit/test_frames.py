@@ -23,7 +23,7 @@ def packed(pieces=ROWS, rows=7):
     packer = Packer()
     for piece in pieces:
         packer.add(piece)
-    return packer.frames(COLUMNS, rows)
+    return packer.frames(COLUMNS, rows).packed()
 
 
 def test_rows_come_out_as_they_went_in():
