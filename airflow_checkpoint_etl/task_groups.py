@@ -47,7 +47,8 @@ def checkpoint_task_group(  # noqa: PLR0913  what a DAG author can say, by name
     Args:
         group_id: the group's id.
         pipeline: the pipeline.
-        transform: the transform's callable; None passes the rows as they are.
+        transform: the transform's callable; None passes the rows as they are, and they are staged in
+            copy form where source and target are alike (see docs/forms.md).
         part: the part to work on.
         parts: several parts: the group is mapped over them. ``Part`` objects, each with its row filter;
             or keys (or an upstream task's list of them), which the source's templated ``where`` names.
@@ -74,7 +75,7 @@ def checkpoint_task_group(  # noqa: PLR0913  what a DAG author can say, by name
             task_id="extract",
             pipeline=pipeline,
             part=part,
-            **(extract_options or {}),
+            **{"transformed": transform is not None} | (extract_options or {}),
             **options,
         )
         transformed = CheckpointTransformOperator(
