@@ -20,6 +20,7 @@ _HOMES = {
     "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointLoadOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointCollectOperator": "airflow_checkpoint_etl.operators.collect",
+    "CheckpointTransferOperator": "airflow_checkpoint_etl.operators.transfer",
     "CheckpointSensor": "airflow_checkpoint_etl.sensors.checkpoint",
     "CheckpointHook": "airflow_checkpoint_etl.hooks.checkpoint",
     "checkpoint_range_task_group": "airflow_checkpoint_etl.task_groups",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         CheckpointLoadOperator,
         CheckpointTransformOperator,
     )
+    from airflow_checkpoint_etl.operators.transfer import CheckpointTransferOperator
     from airflow_checkpoint_etl.parts import Part
     from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.quarantine import Reject
@@ -51,6 +53,7 @@ __all__ = [
     "CheckpointHook",
     "CheckpointLoadOperator",
     "CheckpointSensor",
+    "CheckpointTransferOperator",
     "CheckpointTransformOperator",
     "Part",
     "Pipeline",

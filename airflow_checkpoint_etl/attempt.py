@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_checkpoint_etl.following import Following
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.protocol import Lane, Owner
 
@@ -39,6 +40,8 @@ class Attempt:
             warehouse: ``"fail"`` or ``"resync"``.
         settings: what the pipeline looks like, kept with the lane for people and for admin.
         policy: what becomes of records that the transform or the target refuses.
+        form: how extract stages chunks: ``"arrow"``, ``"copy"``, or ``"auto"``: copied where source and
+            target are alike.
         following: how the attempt works beside the other stages of its DAG run; None: they run one
             after the other.
         observer: who is told of every step.
@@ -56,5 +59,6 @@ class Attempt:
     on_warehouse_restored: OnRestored = "fail"
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    form: Form = "arrow"
     following: Following | None = None
     observer: Observer = SILENT

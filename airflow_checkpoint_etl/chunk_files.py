@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from airflow_checkpoint_etl.ahead import Ahead
 from airflow_checkpoint_etl.collect import StagedName, staged_name, unfit_mark
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.recovery import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
-    from airflow_checkpoint_etl.ports import Claim, StagingArea
+    from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.ports import Claim, Rows, StagingArea
     from airflow_checkpoint_etl.protocol import Chunk, Lane
     from airflow_checkpoint_etl.quarantine import Rejects
     from airflow_checkpoint_etl.staging.codec import StagedFile
@@ -52,9 +52,7 @@ class ChunkFiles:
         if self._ahead is not None:
             self._ahead.discard()
 
-    def put(
-        self, claim: Claim, table: pa.Table, chunk: Chunk, rejects: Rejects | None = None
-    ) -> Chunk:
+    def put(self, claim: Claim, table: Rows, chunk: Chunk, rejects: Rejects | None = None) -> Chunk:
         """E2: write the file, durable; the chunk comes back with its name, size and digest."""
         from airflow_checkpoint_etl.staging import codec  # noqa: PLC0415  needs pyarrow
 
@@ -63,7 +61,8 @@ class ChunkFiles:
         file = StagedName(
             chunk.incarnation, claim.stage.value, chunk.seq, claim.fence, int(time.time())
         )
-        name = staged_name(self._lane, claim.stage, file, digest)
+        form: Form = "copy" if isinstance(table, Frames) else "arrow"
+        name = staged_name(self._lane, claim.stage, file, digest, form)
         failpoint(f"{claim.stage}.before_stage")
         self._staging.put(name, data)
         failpoint(f"{claim.stage}.after_stage")

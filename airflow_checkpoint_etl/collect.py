@@ -22,13 +22,14 @@ from airflow_checkpoint_etl.protocol import Stage
 if TYPE_CHECKING:
     import datetime as dt
 
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.ports import Ports, StageRecord
     from airflow_checkpoint_etl.protocol import Lane
 
 _UNFIT: Final = ".unfit"
 _NAME: Final = re.compile(
     r"(?P<incarnation>[^/]+)/(?P<stage>[a-z]+)/"
-    r"(?P<seq>\d{12,})-f(?P<fence>\d+)-(?P<at>\d+)-[0-9a-f]+\.arrow"
+    r"(?P<seq>\d{12,})-f(?P<fence>\d+)-(?P<at>\d+)-[0-9a-f]+\.(?:arrow|copy)"
 )
 
 
@@ -60,11 +61,13 @@ def staged_prefix(lane: Lane, incarnation: str) -> str:
     return f"{lane_prefix(lane)}{incarnation}/"
 
 
-def staged_name(lane: Lane, stage: Stage, file: StagedName, digest: str) -> str:
+def staged_name(
+    lane: Lane, stage: Stage, file: StagedName, digest: str, form: Form = "arrow"
+) -> str:
     """Return the name of a staged file. The fence and the digest make it immutable."""
     return (
         f"{staged_prefix(lane, file.incarnation)}{stage}/"
-        f"{file.seq:012d}-f{file.fence}-{file.at}-{digest[:16]}.arrow"
+        f"{file.seq:012d}-f{file.fence}-{file.at}-{digest[:16]}.{form}"
     )
 
 

@@ -183,6 +183,12 @@ class ChunkTooLargeError(StagedChunkError):
     retryable = False
 
 
+class CopiedChunkError(StagedChunkError):
+    """A chunk that a transform should read was staged in copy form."""
+
+    retryable = False
+
+
 class TransformError(CheckpointEtlError):
     """The transform raised or returned something that is not a record; nothing of its chunk was kept."""
 

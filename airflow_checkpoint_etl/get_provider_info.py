@@ -48,7 +48,9 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": _modules("operators.stages", "operators.ranges", "operators.collect"),
+        "operators": _modules(
+            "operators.stages", "operators.ranges", "operators.collect", "operators.transfer"
+        ),
         "hooks": _modules("hooks.checkpoint"),
         "sensors": _modules("sensors.checkpoint"),
         "triggers": _modules("triggers.checkpoint", "triggers.following"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, TypeVar, get_a
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.filters import check_filter
+from airflow_checkpoint_etl.frames import Form
 from airflow_checkpoint_etl.quarantine import Policy
 
 if TYPE_CHECKING:
@@ -389,6 +390,11 @@ class Pipeline:
         max_rejected_rows: with ``"quarantine"``: rejected records one DAG run accepts; the task fails
             above that. None: any number.
         max_rejected_share: the same as a share of the rows read in the run, above 0 and up to 1.
+        form: how chunks are staged. ``"arrow"``: as Arrow, which a transform reads. ``"copy"``: as they
+            come out of the source's binary COPY, exact for every type and faster, for a pipeline
+            without a transform whose source and target columns have equal types; anything else is
+            refused. ``"auto"``: copied where ``checkpoint_task_group`` is given no transform and the
+            types are equal, as Arrow everywhere else (see docs/forms.md).
     """
 
     pipeline_id: str
@@ -404,6 +410,7 @@ class Pipeline:
     on_error: OnError = "fail"
     max_rejected_rows: int | None = None
     max_rejected_share: float | None = None
+    form: Form = "auto"
 
     template_fields = ()
 
@@ -444,6 +451,36 @@ class Pipeline:
         if self.start_after is not None:
             object.__setattr__(self, "start_after", self._start_values(self.start_after))
         self._check_limits()
+        self._check_form()
+
+    def _check_form(self) -> None:
+        _choice("form", self.form, get_args(Form))
+        if self.form != "copy":
+            return
+        if self.on_error == "quarantine":
+            msg = "form"
+            raise invalid(
+                msg,
+                self.form,
+                "copied rows are not looked at, so none of them can be put aside",
+                "pass on_error='fail', or form='arrow'",
+            )
+        if getattr(self.source, "settle", None) == "sweep":
+            msg = "form"
+            raise invalid(
+                msg,
+                self.form,
+                "late rows that a sweep finds are staged as Arrow",
+                "choose another settle, or form='arrow'",
+            )
+
+    @property
+    def untransformed_form(self) -> Form:
+        """The form for an extract that knows that no transform follows."""
+        sweeps = getattr(self.source, "settle", None) == "sweep"
+        if self.form == "auto" and (sweeps or self.on_error == "quarantine"):
+            return "arrow"
+        return self.form
 
     def _check_limits(self) -> None:
         _choice("on_error", self.on_error, ("fail", "quarantine"))
@@ -550,6 +587,7 @@ class Pipeline:
             "staging_conn_id": self.staging_conn_id,
             "staging_grace": self.staging_grace,
             "on_error": self.on_error,
+            "form": self.form,
         }
 
     def render(self, render_text: Callable[[str], Any]) -> Pipeline:

@@ -7,19 +7,23 @@ in annotations only, so that importing this module (as parsing a DAG does) does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Columns, Form, Frames
     from airflow_checkpoint_etl.guarantee import Promise
     from airflow_checkpoint_etl.protocol import Checkpoint, Chunk, Frontier, Lane, Owner, Stage
     from airflow_checkpoint_etl.quarantine import Policy, Rejects, Tally
     from airflow_checkpoint_etl.range_plans import Plans
     from airflow_checkpoint_etl.transform import Transformer
+
+    Rows: TypeAlias = pa.Table | Frames
+    """A chunk's rows, in arrow form or in copy form."""
 
 
 # --- source --------------------------------------------------------------------------------------
@@ -76,12 +80,12 @@ class Read:
     """One chunk's rows as read from the source.
 
     Attributes:
-        table: the rows in cursor order; every field's metadata names its PostgreSQL type under
-            ``b"pg_type"``.
+        table: the rows in cursor order. In arrow form every field's metadata names its PostgreSQL
+            type under ``b"pg_type"``.
         high: the cursor the read reached; the target itself when nothing is left below it.
     """
 
-    table: pa.Table
+    table: Rows
     high: str
 
 
@@ -117,6 +121,22 @@ class Sweep:
     swept: str
 
 
+class Sink(Protocol):
+    """What rows are copied into; whatever it raises ends the copying."""
+
+    def begin(self, high: str, columns: Columns) -> None:
+        """Hear of a chunk, before its first block: where it ends, and its columns."""
+        ...
+
+    def write(self, block: bytes, rows: int) -> None:
+        """Take the next bytes of the binary COPY; ``rows`` is about how many have come so far."""
+        ...
+
+    def check(self) -> None:
+        """Called while nothing comes."""
+        ...
+
+
 class Source(Protocol):
     """Rows in the order of a cursor, readable again by ``(low, high]``."""
 
@@ -141,12 +161,23 @@ class Source(Protocol):
         """Read late rows at or below ``upto``, from the token ``swept`` on the way to ``goal``."""
         ...
 
-    def read(self, low: str, target: str) -> Read:
+    def copied_columns(self) -> Columns | None:
+        """Return the columns that a chunk in copy form has now; None when there is no such form."""
+        ...
+
+    def read(self, low: str, target: str, form: Form = "arrow") -> Read:
         """Read the next chunk of ``(low, target]``, bounded by rows and bytes."""
         ...
 
-    def read_again(self, low: str, high: str) -> Read:
+    def read_again(self, low: str, high: str, form: Form = "arrow") -> Read:
         """Read exactly ``(low, high]``."""
+        ...
+
+    def copy_out(self, low: str, target: str, sink: Sink) -> tuple[str, int]:
+        """Copy the next chunk of ``(low, target]`` into a sink; return where it ended, and its rows.
+
+        It is bounded by rows, and about by bytes.
+        """
         ...
 
     def at_or_past(self, position: str, target: str) -> bool:
@@ -360,6 +391,7 @@ class LaneSpec:
         source_identity: which source this is; empty where the stage does not know.
         settings: what the pipeline looks like, for people and for admin.
         accepts_reset: whether a source on another timeline is taken as it is.
+        empties: whether the lane's first load empties the target itself, in its own transaction.
     """
 
     lane: Lane
@@ -368,6 +400,7 @@ class LaneSpec:
     source_identity: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     accepts_reset: bool = False
+    empties: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +573,24 @@ class Loaded:
     rejected: int = 0
 
 
+class Passage(Protocol):
+    """A chunk whose rows come straight from the source, while they are loaded.
+
+    Attributes:
+        high: where it ends.
+        columns: its rows' columns, from the transaction that reads them.
+        rows: its rows, known when the blocks have ended.
+    """
+
+    high: str
+    columns: Columns
+    rows: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the binary COPY; raises what went wrong where it is read."""
+        ...
+
+
 class Warehouse(Protocol):
     """The target table, the ledger and the lanes: authority for "loaded", issuer of fences."""
 
@@ -641,11 +692,15 @@ class Warehouse(Protocol):
         """
         ...
 
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say why rows with these columns cannot be copied into the target as they are."""
+        ...
+
     def load(
         self,
         claim: Claim,
         chunk: Chunk,
-        table: pa.Table,
+        table: Rows,
         rejects: Rejects | None = None,
         policy: Policy | None = None,
     ) -> Loaded:
@@ -664,6 +719,26 @@ class Warehouse(Protocol):
             FencedError: a newer load attempt owns the lane; nothing was written.
             RewoundError: the lane was rewound; nothing was written.
             ManifestConflictError: the lane stands elsewhere; nothing was written.
+        """
+        ...
+
+    def receive(
+        self, claim: Claim, chunk: Chunk, passage: Passage, preoperator: Sequence[str] = ()
+    ) -> Loaded:
+        """Load one chunk while it is read, in one transaction that begins with its compare-and-set.
+
+        Args:
+            claim: the load's claim.
+            chunk: the chunk; its rows are counted as they come.
+            passage: its rows.
+            preoperator: statements to run in the transaction of the lane's first chunk, before its
+                rows; they must leave the target empty.
+
+        Raises:
+            FencedError: a newer load attempt owns the lane; nothing was written.
+            RewoundError: the lane was rewound; nothing was written.
+            ManifestConflictError: the lane stands elsewhere; nothing was written.
+            PreflightError: the preoperator left rows, or another lane's rows are in the target.
         """
         ...
 

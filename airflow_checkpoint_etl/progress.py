@@ -86,6 +86,9 @@ class Progress:
         every: seconds between two lines.
         clock: a monotonic clock, in seconds.
         observer: who is told of every step.
+
+    Attributes:
+        label: how logs and the summary name what is at work: the stage.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Progress:
         observer: Observer = SILENT,
     ) -> None:
         self._lane, self._stage, self._every, self._clock = lane, stage, every, clock
+        self.label = stage.value
         self._observer = Observers([observer])  # whoever watches, and however badly
         self._started = clock()
         self._spoke = self._marked = self._started
@@ -131,7 +135,7 @@ class Progress:
         if sweeping:
             log.info(
                 "%s %s: sweeping rows that appeared late at or below %s, then on to %s%s",
-                self._stage,
+                self.label,
                 self._lane,
                 self._at(at),
                 self._at(target),
@@ -139,11 +143,11 @@ class Progress:
             )
             return
         if at == target:
-            log.info("%s %s: nothing to do at %s%s", self._stage, self._lane, self._at(at), resumed)
+            log.info("%s %s: nothing to do at %s%s", self.label, self._lane, self._at(at), resumed)
             return
         log.info(
             "%s %s: from %s to %s%s",
-            self._stage,
+            self.label,
             self._lane,
             self._at(at),
             self._at(target),
@@ -181,7 +185,7 @@ class Progress:
         )
         if now - self._spoke >= self._every:
             self._spoke = now
-            log.info("%s %s: %s", self._stage, self._lane, self._line(chunk, now))
+            log.info("%s %s: %s", self.label, self._lane, self._line(chunk, now))
 
     @contextlib.contextmanager
     def waiting(self, on: str) -> Iterator[None]:
@@ -233,7 +237,7 @@ class Progress:
         if self.chunks:
             log.info(
                 "%s %s: done at %s: %s chunk(s), %s rows in %.1f s, %s rows/s",
-                self._stage,
+                self.label,
                 self._lane,
                 self._at(self.last),
                 f"{self.chunks:,}",
@@ -244,14 +248,14 @@ class Progress:
         if self.rejected:
             log.warning(
                 "%s %s: %s record(s) are in quarantine; see checkpoint_etl.quarantine in the warehouse",
-                self._stage,
+                self.label,
                 self._lane,
                 f"{self.rejected:,}",
             )
         summary = Summary(
             pipeline=self._lane.pipeline,
             part=self._lane.part,
-            stage=self._stage.value,
+            stage=self.label,
             chunks=self.chunks,
             rows_in=self.rows_in,
             rows=self.rows,

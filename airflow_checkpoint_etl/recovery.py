@@ -162,6 +162,37 @@ class Recovery:
         )
         return Resumed(checkpoint, (), state, {chunk.seq: chunk for chunk in chain})
 
+    def transfer(self, extract: Claim, transform: Claim, load: Claim) -> Resumed:
+        """Set the records of extract and transform to where the warehouse is.
+
+        What they have staged is not used: the rows are read anew, and the files are collected.
+        """
+        resumed = self.load(load)
+        for claim in (extract, transform):
+            self._begin(claim, resumed.lane, self._read(claim.stage), ())
+        return replace(resumed, sources={})
+
+    def stand(self, checkpoint: Checkpoint, *claims: Claim) -> None:
+        """Note in the store that these stages stand where the load does; best effort."""
+        for claim in claims:
+            stateful = claim.stage is Stage.TRANSFORM
+            digest = checkpoint.frontier.state_digest if stateful else NO_STATE
+            noted = replace(
+                checkpoint,
+                stage=claim.stage,
+                frontier=replace(checkpoint.frontier, state_digest=digest),
+                state=checkpoint.state if stateful else None,
+            )
+            try:
+                self._ports.checkpoints.begin(self._lane, claim.fence, noted)
+            except Exception as error:  # noqa: BLE001  the warehouse has it; the next attempt sets it
+                log.warning(
+                    "%s: the checkpoint store did not take where %s stands (%s)",
+                    self._lane,
+                    claim.stage,
+                    type(error).__name__,
+                )
+
     def continues(self, claim: Claim, frontier: Frontier) -> bool:
         """Whether the stage's stored chunks, up to its frontier, still continue the warehouse.
 

@@ -15,13 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl import guarantee
+from airflow_checkpoint_etl import forms, guarantee
 from airflow_checkpoint_etl.ahead import Ahead
 from airflow_checkpoint_etl.beside import Beside
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
 from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
     CancelledError,
+    CopiedChunkError,
     FencedError,
     ManifestConflictError,
     PreflightError,
@@ -31,6 +32,7 @@ from airflow_checkpoint_etl.errors import (
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.goals import Goals
 from airflow_checkpoint_etl.lease import LeaseKeeper
 from airflow_checkpoint_etl.notes import Notes, noted
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from airflow_checkpoint_etl.attempt import Attempt
+    from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.ports import Claim, Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
@@ -81,6 +85,7 @@ class StageRunner:
         self._stop = threading.Event()
         self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
+        self._form: Form = "arrow"
         self._reading: Ahead[Read]
 
     def stop(self) -> None:
@@ -95,23 +100,8 @@ class StageRunner:
     @noted(Stage.EXTRACT)
     def extract(self) -> Summary:
         """Read the source up to a settled bound and stage it, chunk by chunk."""
-        facts = self._ports.source.preflight()
-        self._preflight()
-        settings = self._attempt.settings
-        promised = guarantee.of(
-            facts.promise,
-            write=settings.get("write", "append"),
-            on_error=self._attempt.policy.on_error,
-        )
-        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
-        spec = LaneSpec(
-            self._lane,
-            self._attempt.fingerprint,
-            facts.start,
-            facts.identity,
-            {**settings, "settle": facts.settle, "guarantee": str(promised)},
-            facts.accepts_reset,
-        )
+        spec = self._survey()
+        self._form = forms.choose(self._ports, self._attempt)
         with (
             self._working(Stage.EXTRACT, spec, self._goals.reopen) as (claim, progress),
             Ahead[Read](f"read-{self._lane}", self._ports.source.cancel) as self._reading,
@@ -270,17 +260,40 @@ class StageRunner:
         self._ports.staging.preflight()
         self._ports.warehouse.preflight()
 
+    def _survey(self) -> LaneSpec:
+        """Look at the source, and return what its lane is made with and compared with."""
+        facts = self._ports.source.preflight()
+        self._preflight()
+        settings = self._attempt.settings
+        promised = guarantee.of(
+            facts.promise,
+            write=settings.get("write", "append"),
+            on_error=self._attempt.policy.on_error,
+        )
+        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
+        return LaneSpec(
+            self._lane,
+            self._attempt.fingerprint,
+            facts.start,
+            facts.identity,
+            {**settings, "settle": facts.settle, "guarantee": str(promised)},
+            facts.accepts_reset,
+        )
+
     def _spec(self) -> LaneSpec:
         return LaneSpec(self._lane, self._attempt.fingerprint, cursors.BEGIN)
 
     @contextlib.contextmanager
     def _working(
-        self, stage: Stage, spec: LaneSpec, prepare: Callable[[Claim], Claim] | None = None
+        self,
+        stage: Stage,
+        spec: LaneSpec,
+        prepare: Callable[[Claim], Claim] | None = None,
+        observer: Observer | None = None,
     ) -> Iterator[tuple[Claim, Progress]]:
         attempt = self._attempt
-        progress = Progress(
-            self._lane, stage, attempt.progress_seconds, self._clock, attempt.observer
-        )
+        observer = observer or attempt.observer
+        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock, observer)
         claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
         log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
         self._notes.begin(claim, progress)
@@ -417,7 +430,7 @@ class StageRunner:
             table, chunk = read.table, replace(chunk, high=read.high)
         else:
             sweep = self._ports.source.sweep(frontier.swept, run.swept, frontier.cursor)
-            table = sweep.table
+            table = sweep.table  # in arrow form always
             chunk = replace(chunk, swept_in=frontier.swept, swept=sweep.swept)
         failpoint("extract.after_read")
         return self._files.put(
@@ -431,7 +444,7 @@ class StageRunner:
         """
 
         def reading(low: str) -> Callable[[], Read]:
-            return partial(self._ports.source.read, low, target)
+            return partial(self._ports.source.read, low, target, self._form)
 
         read = self._reading.take((low, target), reading(low))
         is_last = read.high in {low, target} or (left is not None and read.table.num_rows >= left)
@@ -470,6 +483,13 @@ class StageRunner:
         if transformer is None:
             return chunk  # passes the frontier; the extracted file is the transformed one
         table = self._fetch(claim, source, then).table
+        if isinstance(table, Frames):
+            self._files.mark_unfit(source)
+            message = (
+                f"chunk {source.seq} of {self._lane} was staged in copy form, which no transform can "
+                "read; clear extract with Downstream: it stages the chunk again, in arrow form"
+            )
+            raise CopiedChunkError(message)
         failpoint("transform.before_apply")
         made = transformer.apply(table, checkpoint.state, source)
         failpoint("transform.after_apply")

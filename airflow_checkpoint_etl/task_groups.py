@@ -47,7 +47,8 @@ def checkpoint_task_group(  # noqa: PLR0913  what a DAG author can say, by name
     Args:
         group_id: the group's id.
         pipeline: the pipeline.
-        transform: the transform's callable; None passes the rows as they are.
+        transform: the transform's callable; None passes the rows as they are, and they are staged in
+            copy form where source and target are alike (see docs/forms.md).
         part: the part to work on.
         parts: several parts: the group is mapped over them. ``Part`` objects, each with its row filter;
             or keys (or an upstream task's list of them), which the source's templated ``where`` names.
@@ -74,7 +75,7 @@ def checkpoint_task_group(  # noqa: PLR0913  what a DAG author can say, by name
             task_id="extract",
             pipeline=pipeline,
             part=part,
-            **(extract_options or {}),
+            **{"transformed": transform is not None} | (extract_options or {}),
             **options,
         )
         transformed = CheckpointTransformOperator(
@@ -146,7 +147,8 @@ def checkpoint_range_task_group(
         The task group, to be chained with ``>>``.
 
     Raises:
-        ConfigurationError: the transform keeps a state, or a clear is to reprocess.
+        ConfigurationError: the transform keeps a state, a clear is to reprocess, or stages are to follow
+            each other.
     """
     on_clear = (extract_options or {}).get("on_clear", "resume")
     if on_clear == "reprocess":
@@ -156,6 +158,14 @@ def checkpoint_range_task_group(
             on_clear,
             "a planned range is taken back whole, which clearing one part cannot do",
             "leave it out, and rewind the pipeline (CheckpointHook.admin) where that is wanted",
+        )
+    if options.get("follow"):
+        msg = "follow"
+        raise invalid(
+            msg,
+            options["follow"],
+            "the parts are a mapped group, in which no stage starts before the one before it has ended",
+            "leave it out: the parts run beside each other",
         )
     with TaskGroup(group_id) as group:
         plan = CheckpointPlanOperator(

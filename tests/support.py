@@ -21,12 +21,13 @@ from airflow_checkpoint_etl.runner import StageRunner
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.staging.postgres import PostgresStagingArea
 from airflow_checkpoint_etl.staging.redis import RedisStagingArea
+from airflow_checkpoint_etl.transfer import TransferRunner
 from airflow_checkpoint_etl.transform import CallableTransformer
 from airflow_checkpoint_etl.warehouses.postgres import PostgresWarehouseAdapter
 from tests import canary, figures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 CAP = 64 << 20
 
@@ -146,6 +147,20 @@ class World:
                     if function is not None
                     else None
                 )
+        finally:
+            ports.close()
+
+    def transfer(
+        self,
+        run: str = "run_1",
+        try_number: int = 1,
+        clear_number: int = 0,
+        preoperator: Sequence[str] = (),
+    ) -> Any:
+        """Run one attempt of a transfer."""
+        staged, ports = self.runner("transfer", run, try_number, clear_number)
+        try:
+            return TransferRunner(ports, staged._attempt, preoperator).transfer()
         finally:
             ports.close()
 

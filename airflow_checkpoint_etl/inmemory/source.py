@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.pipeline import PostgresSource
-    from airflow_checkpoint_etl.ports import Sweep
+    from airflow_checkpoint_etl.ports import Sink, Sweep
 
 _PG_TYPES: Final[dict[type, str]] = {
     bool: "boolean",
@@ -96,14 +97,22 @@ class InMemorySource:
         message = f"rows in memory are never swept (from {swept!r} to {goal!r} below {upto})"
         raise PreflightError(message)
 
-    def read(self, low: str, target: str) -> Read:
+    def copied_columns(self) -> None:
+        """Rows in a list have no copy form."""
+
+    def copy_out(self, low: str, target: str, sink: Sink) -> tuple[str, int]:
+        """Refuse: there is no copy form."""
+        message = f"rows in memory cannot be copied out (from {low} to {target} into {sink!r})"
+        raise PreflightError(message)
+
+    def read(self, low: str, target: str, form: Form = "arrow") -> Read:  # noqa: ARG002  see above
         """Read the next chunk of ``(low, target]``."""
         rows = self._between(low, target)
         chunk = rows[: self._config.chunk_rows]
         high = target if len(chunk) == len(rows) else self._position(chunk[-1])
         return Read(self._table(chunk), high)
 
-    def read_again(self, low: str, high: str) -> Read:
+    def read_again(self, low: str, high: str, form: Form = "arrow") -> Read:  # noqa: ARG002
         """Read exactly ``(low, high]``."""
         return Read(self._table(self._between(low, high)), high)
 

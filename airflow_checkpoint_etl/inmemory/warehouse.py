@@ -14,20 +14,25 @@ from airflow_checkpoint_etl.errors import (
     FencedError,
     ManifestConflictError,
     PipelineChangedError,
+    PreflightError,
     RewindError,
     RewoundError,
     StageBusyError,
     UpstreamLostError,
 )
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.ports import Claim, LaneState, Loaded
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Note, Run
+    from airflow_checkpoint_etl.ports import Floor, LaneSpec, Note, Passage, Rows, Run
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Policy, Rejects
 
@@ -167,6 +172,21 @@ class InMemoryWarehouse:
     def accept(self, schema: pa.Schema) -> None:
         """Every schema fits a list of dicts."""
 
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say that a list takes no copied rows."""
+        return [f"{len(columns)} column(s) cannot be copied into memory"]
+
+    def receive(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        passage: Passage,  # noqa: ARG002
+        preoperator: Sequence[str] = (),  # noqa: ARG002
+    ) -> Loaded:
+        """Refuse: a list takes no copied rows, and a source in memory gives none."""
+        message = f"{claim.lane}: chunk {chunk.seq} cannot be copied into memory"
+        raise PreflightError(message)
+
     def tally(self, claim: Claim) -> Tally:  # noqa: ARG002
         """Return what was loaded from here: in memory there is one run at a time."""
         with self._lock:
@@ -179,13 +199,16 @@ class InMemoryWarehouse:
         self,
         claim: Claim,
         chunk: Chunk,
-        table: pa.Table,
+        table: Rows,
         rejects: Rejects | None = None,
         policy: Policy | None = None,  # noqa: ARG002  a list refuses no row
     ) -> Loaded:
         """Load one chunk by the same compare-and-set as the real warehouse."""
         from airflow_checkpoint_etl.records import to_records  # noqa: PLC0415
 
+        if isinstance(table, Frames):
+            message = "a list takes no copied rows; a source in memory gives none"
+            raise PreflightError(message)
         with self._lock:
             lane = self._lanes.get(claim.lane)
             if lane is None or lane.frontier.incarnation != chunk.incarnation:

@@ -79,7 +79,7 @@ class Seen:
 
 
 def operator_lineage(
-    pipeline: Pipeline, part: str, stage: Stage, seen: Seen | None
+    pipeline: Pipeline, part: str, stage: Stage, seen: Seen | None, *, straight: bool = False
 ) -> OperatorLineage[Any, Any]:
     """Return what a task of a pipeline reads and writes.
 
@@ -88,6 +88,7 @@ def operator_lineage(
         part: the part.
         stage: the task's stage.
         seen: what the attempt did; None when it has not started.
+        straight: whether the task reads the source itself, as a transfer does.
     """
     from airflow.providers.openlineage.extractors.base import OperatorLineage  # noqa: PLC0415
     from openlineage.client.facet_v2 import sql_job  # noqa: PLC0415
@@ -95,11 +96,11 @@ def operator_lineage(
     from airflow_checkpoint_etl.observability.facets import CheckpointRunFacet  # noqa: PLC0415
 
     seen = seen or Seen()
-    before = _STAGED_BEFORE.get(stage)
+    before = None if straight else _STAGED_BEFORE.get(stage)
     inputs = [_staged(pipeline, part, before)] if before else _source(pipeline, seen)
     outputs = [_target(pipeline, seen) if stage is Stage.LOAD else _staged(pipeline, part, stage)]
     job_facets: dict[str, Any] = {}
-    if stage is Stage.EXTRACT and pipeline.source.query:
+    if before is None and pipeline.source.query:
         job_facets["sql"] = sql_job.SQLJobFacet(query=pipeline.source.query)
     return OperatorLineage(
         inputs=[_read(dataset, seen, alone=len(inputs) == 1) for dataset in inputs],

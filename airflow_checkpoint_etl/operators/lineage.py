@@ -31,6 +31,8 @@ class LineageMixin:
     pipeline: Pipeline
     part: str
     stage: ClassVar[Stage]
+    straight: ClassVar[bool] = False
+    """Whether the task reads the source and writes the target, with no staging area between."""
     _seen: Seen | None = None
     """What the attempt in this process did; None before it."""
 
@@ -57,7 +59,7 @@ class LineageMixin:
             operator_lineage,
         )
 
-        return operator_lineage(self.pipeline, self.part, self.stage, seen)
+        return operator_lineage(self.pipeline, self.part, self.stage, seen, straight=self.straight)
 
     def _watched(self, context: Context) -> contextlib.AbstractContextManager[Observer]:
         """Watch an attempt until the block ends."""
@@ -90,4 +92,6 @@ class LineageMixin:
             tell_copied,
         )
 
+        if self.straight:
+            tell_copied(self.pipeline, "extract", summary)
         tell_copied(self.pipeline, self.stage.value, summary)

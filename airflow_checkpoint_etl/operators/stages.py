@@ -38,10 +38,12 @@ from airflow_checkpoint_etl.triggers.following import FollowTrigger
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import AssetAlias, Context
 
+    from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.operators.following import Neighbours
+    from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.transform import Transformer
 
@@ -131,7 +133,8 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             with self._watched(context) as observer:
                 ports = CheckpointHook(self.pipeline).ports()
                 try:
-                    self._runner = StageRunner(ports, self._attempt(context, observer, neighbours))
+                    attempt = self._attempt(context, observer, neighbours)
+                    self._runner = self._runner_for(ports, attempt)
                     if self._killed:  # while the ports were being made
                         self._runner.stop()
                     summary = self._run(self._runner)
@@ -183,6 +186,9 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             **self._options(),
         )
 
+    def _runner_for(self, ports: Ports, attempt: Attempt) -> StageRunner:
+        return StageRunner(ports, attempt)
+
     def _options(self) -> dict[str, Any]:
         """What this stage alone can be told."""
         return {}
@@ -193,6 +199,14 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
     def _finished(self, context: Context, summary: Summary) -> None:  # noqa: ARG002  the load's
         """What to tell Airflow once the stage is done."""
         self._tell_copied(summary)
+
+    def _emit(self, context: Context, alias: AssetAlias, summary: Summary) -> None:
+        """Emit the pipeline's asset if this DAG run has loaded something, in whichever of its tries."""
+        # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
+        if not summary.rows and not summary.kept:
+            return
+        extra = event_extra(summary, self._seen.guarantee if self._seen else "")
+        context["outlet_events"][alias].add(self.pipeline.asset, extra=extra)
 
     def _wait_deferred(
         self, waiting: StageWaitingError, context: Context, neighbours: Neighbours | None
@@ -283,6 +297,8 @@ class CheckpointExtractOperator(CheckpointStageOperator):
             later ones are taken back and loaded again (clear it with Downstream).
         on_warehouse_restored: what to do when the checkpoint store is ahead of the warehouse:
             ``"fail"``, or ``"resync"``: go on from where the warehouse is.
+        transformed: whether the transform after this extract has a callable. With False a pipeline of
+            ``form="auto"`` is staged in copy form, where source and target are alike.
     """
 
     stage = Stage.EXTRACT
@@ -294,9 +310,11 @@ class CheckpointExtractOperator(CheckpointStageOperator):
         max_seconds: float | None = None,
         on_clear: OnClear = "resume",
         on_warehouse_restored: OnRestored = "fail",
+        transformed: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.transformed = transformed
         for name, choice, choices in (
             ("on_clear", on_clear, get_args(OnClear)),
             ("on_warehouse_restored", on_warehouse_restored, get_args(OnRestored)),
@@ -319,7 +337,13 @@ class CheckpointExtractOperator(CheckpointStageOperator):
             "max_seconds": self.max_seconds,
             "on_clear": self.on_clear,
             "on_warehouse_restored": self.on_warehouse_restored,
+            "form": self._form(),
         }
+
+    def _form(self) -> Form:
+        if self.transformed and self.pipeline.form == "auto":
+            return "arrow"
+        return self.pipeline.untransformed_form
 
     def _run(self, runner: StageRunner) -> Summary:
         return runner.extract()
@@ -357,6 +381,14 @@ class CheckpointTransformOperator(CheckpointStageOperator):
     ) -> None:
         super().__init__(**kwargs)
         if python_callable is not None:
+            if self.pipeline.form == "copy":
+                msg = "form"
+                raise invalid(
+                    msg,
+                    self.pipeline.form,
+                    "chunks in copy form cannot be read by a transform",
+                    'leave python_callable out, or pass form="auto" to the pipeline',
+                )
             from airflow_checkpoint_etl.callables import (  # noqa: PLC0415
                 check_callable,
                 check_columns,
@@ -421,8 +453,4 @@ class CheckpointLoadOperator(CheckpointStageOperator):
 
     def _finished(self, context: Context, summary: Summary) -> None:
         super()._finished(context, summary)
-        # A try that was killed after its last commit has told nobody: its retry finds only kept chunks.
-        if not summary.rows and not summary.kept:
-            return
-        extra = event_extra(summary, self._seen.guarantee if self._seen else "")
-        context["outlet_events"][self._alias].add(self.pipeline.asset, extra=extra)
+        self._emit(context, self._alias, summary)

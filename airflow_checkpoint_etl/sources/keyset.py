@@ -144,6 +144,18 @@ class Keyset:
         conditions = [*self._compare(">", low), *self._compare("<=", high)]
         return self._select(self._selected, conditions, limit=limit)
 
+    def nth(self, low: str, high: str, number: int) -> sql.Composed:
+        """Select the key, as text, of the ``number``-th row of ``(low, high]``, if there are as many."""
+        conditions = [*self._compare(">", low), *self._compare("<=", high)]
+        what = [part + sql.SQL("::text") for part in self._key]
+        return self._select(what, conditions, limit=1) + _trusted(f" offset {number - 1:d}")
+
+    def copied(self, low: str, high: str) -> sql.Composed:
+        """Copy the rows of ``(low, high]`` out, every column in its own type's binary form."""
+        conditions = [*self._compare(">", low), *self._compare("<=", high)]
+        rows = self._select([self.column(column.name) for column in self.columns], conditions)
+        return sql.SQL("copy ({}) to stdout (format binary)").format(rows)
+
     def late(self, low: str, high: str, limit: int, since: int | None) -> sql.Composed:
         """Select the rows of ``(low, high]`` that a transaction wrote which is not older than one.
 

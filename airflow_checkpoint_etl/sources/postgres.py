@@ -19,6 +19,7 @@ from airflow_checkpoint_etl.ports import Read, Sweep, TableFacts
 from airflow_checkpoint_etl.sources import (
     arrow,
     catalog,
+    copying,
     modes,
     positions,
     preflight,
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
+    from airflow_checkpoint_etl.frames import Columns, Form
     from airflow_checkpoint_etl.pipeline import PostgresSource
-    from airflow_checkpoint_etl.ports import Bound, SourceFacts
+    from airflow_checkpoint_etl.ports import Bound, Sink, SourceFacts
     from airflow_checkpoint_etl.sources.planning import Plan
 
 T = TypeVar("T")
@@ -77,6 +79,7 @@ class PostgresReader:
         self._trusted: psycopg.Connection[Any] | None = None
         self._known_plan: Plan | None = None
         self._bytes_per_row: float | None = None
+        self._seconds_per_row = 0.0  # of copied rows; other reads are cut when their time is over
         # A chunk is read ahead by one thread while another one asks where a text cursor stands.
         self._one_at_a_time = threading.RLock()
 
@@ -137,7 +140,16 @@ class PostgresReader:
 
         return self._steadily(work)
 
-    def read(self, low: str, target: str) -> Read:
+    def copied_columns(self) -> Columns:
+        """Return the columns that a chunk in copy form has now."""
+
+        def work() -> Columns:
+            plan = self._plan()
+            return self._session.transact(lambda connection: copying.columns_of(connection, plan))
+
+        return self._steadily(work)
+
+    def read(self, low: str, target: str, form: Form = "arrow") -> Read:
         """Read the next chunk of ``(low, target]``: at most chunk_rows, about chunk_bytes or chunk_seconds.
 
         Raises:
@@ -147,27 +159,56 @@ class PostgresReader:
         def work() -> Read:
             self._trust_server()
             plan, limit = self._plan(), self._limit()
+            if form == "copy":
+                most = self._config.max_chunk_bytes
+                limit, began = self._limit(copying.AIM), time.monotonic()
+                read = copying.read(self._session, plan, low, target, limit, most)
+                self._note_size(read.table.size, read.table.num_rows, time.monotonic() - began)
+                return read
             statement = plan.keyset.chunk(low, target, limit)
             fetched = self._fetch(statement, bounded=True)
             table = arrow.carried(fetched.table, plan.columns)
-            if table.num_rows:
-                self._bytes_per_row = fetched.table.nbytes / table.num_rows
+            self._note_size(fetched.table.nbytes, table.num_rows)
             if not fetched.cut and table.num_rows < limit:
                 return Read(table, target)
             return Read(table, positions.last_of(table, plan.keyset.key, plan.tags))
 
         return self._steadily(work)
 
-    def read_again(self, low: str, high: str) -> Read:
+    def read_again(self, low: str, high: str, form: Form = "arrow") -> Read:
         """Read exactly ``(low, high]``, which was one chunk before."""
 
         def work() -> Read:
             self._trust_server()
             plan = self._plan()
+            if form == "copy":
+                return copying.read_again(self._session, plan, low, high)
             fetched = self._fetch(plan.keyset.chunk(low, high, None))
             return Read(arrow.carried(fetched.table, plan.columns), high)
 
         return self._steadily(work)
+
+    def copy_out(self, low: str, target: str, sink: Sink) -> tuple[str, int]:
+        """Copy the next chunk of ``(low, target]`` into a sink; return where it ended, and its rows.
+
+        Raises:
+            LostConnectionError: the connection broke; the sink may have had some of the rows.
+        """
+
+        def work() -> tuple[Plan, str]:
+            self._trust_server()
+            plan = self._plan()
+            return plan, copying.bound(self._session, plan, low, target, self._limit())
+
+        with self._one_at_a_time:
+            # Both on one connection: another one may lead to a server that lags behind what was settled.
+            began = time.monotonic()
+            plan, high = self._steadily(work)
+            failpoint("copy.after_bound")
+            counting = copying.Counting(sink)
+            rows = copying.copy_out(self._session, plan, low, high, counting)
+            self._note_size(counting.size, rows, time.monotonic() - began)
+            return high, rows
 
     def sweep(self, swept: str, goal: str, upto: str) -> Sweep:
         """Read the next rows at or below ``upto`` that may have appeared since the last sweep.
@@ -272,12 +313,18 @@ class PostgresReader:
             standby.wait_for_replay(self._session, self._primary, self._interruptible, deadline)
         self._trusted = control
 
-    def _limit(self) -> int:
+    def _limit(self, share: float = 1.0) -> int:
         """Return how many rows to ask for: what fits the bytes, by the rows of the last chunk."""
         if not self._bytes_per_row:
             return self._config.chunk_rows
-        fitting = math.floor(self._config.max_chunk_bytes / self._bytes_per_row)
+        fitting = math.floor(share * self._config.max_chunk_bytes / self._bytes_per_row)
+        if self._seconds_per_row:
+            fitting = min(fitting, math.floor(self._config.chunk_seconds / self._seconds_per_row))
         return max(1, min(self._config.chunk_rows, fitting))
+
+    def _note_size(self, size: int, rows: int, seconds: float = 0.0) -> None:
+        if rows:
+            self._bytes_per_row, self._seconds_per_row = size / rows, seconds / rows
 
     def _fetch(self, statement: sql.Composable, *, bounded: bool = False) -> arrow.Fetched:
         """Run one reading statement, a second time when the first was lost on the way.

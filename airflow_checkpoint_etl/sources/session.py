@@ -79,6 +79,11 @@ class Session:
 
     # --- psycopg ---------------------------------------------------------------------------------
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the psycopg connection is open."""
+        return self._control is not None and not self._control.closed
+
     def control(self) -> psycopg.Connection[Any]:
         """Return the psycopg connection, opening it if need be."""
         if self._control is None or self._control.closed:
@@ -97,9 +102,9 @@ class Session:
         try:
             make_plain(connection)
             statements = queries.load("session.sql")
-            (zone, role, path) = _run(connection, statements["inherited"], None)[0]
+            (zone, role, path) = run(connection, statements["inherited"], None)[0]
             self.time_zone, self._inherited = zone, (role, path)
-            self._started = _run(connection, statements["settings"], None)[0][-1]
+            self._started = run(connection, statements["settings"], None)[0][-1]
         except BaseException:
             connection.close()
             raise
@@ -116,7 +121,7 @@ class Session:
             CheckpointEtlError: translated from PostgreSQL's error, without data.
             CancelledError: cancelled meanwhile.
         """
-        return self._guarded(lambda connection: _run(connection, statement, parameters))
+        return self._guarded(lambda connection: run(connection, statement, parameters))
 
     def fetch_planned(self, settings: Sequence[str], statement: Statement) -> list[tuple[Any, ...]]:
         """Run one statement with some planner settings switched off for it alone."""
@@ -125,31 +130,23 @@ class Session:
             with connection.transaction():
                 for name in settings:
                     off = sql.SQL("set local {} = off").format(sql.Identifier(name))
-                    _run(connection, off, None)
-                return _run(connection, statement, None)
+                    run(connection, off, None)
+                return run(connection, statement, None)
 
         return self._guarded(work)
 
     def describe(self, statement: Statement) -> list[ResultColumn]:
         """Return the result columns of a statement; pass one that returns no rows."""
+        return self._guarded(lambda connection: describe(connection, statement))
 
-        def work(connection: psycopg.Connection[Any]) -> list[ResultColumn]:
-            with psycopg.Cursor(connection) as execution:
-                execution.execute(_query(statement, connection))
-                result = execution.pgresult
-                assert result is not None  # noqa: S101  a SELECT has a result
-                return [
-                    ResultColumn(
-                        (result.fname(i) or b"").decode(),
-                        result.ftype(i),
-                        result.fmod(i),
-                        result.ftable(i),
-                        result.ftablecol(i),
-                    )
-                    for i in range(result.nfields)
-                ]
+    def transact(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """Run work in one transaction of the psycopg connection; it may be interrupted anywhere."""
 
-        return self._guarded(work)
+        def in_transaction(connection: psycopg.Connection[Any]) -> T:
+            with connection.transaction():
+                return work(connection)
+
+        return self._guarded(in_transaction)
 
     def probe(self, statement: sql.Composable) -> None:
         """Run a statement for its error only, streaming its rows to nowhere.
@@ -261,15 +258,34 @@ def conninfo_of(connection: psycopg.Connection[Any]) -> str:
     )
 
 
+def describe(connection: psycopg.Connection[Any], statement: Statement) -> list[ResultColumn]:
+    """Return the result columns of a statement that returns no rows."""
+    with psycopg.Cursor(connection) as execution:
+        execution.execute(_query(statement, connection))
+        result = execution.pgresult
+        assert result is not None  # noqa: S101  a SELECT has a result
+        return [
+            ResultColumn(
+                (result.fname(i) or b"").decode(),
+                result.ftype(i),
+                result.fmod(i),
+                result.ftable(i),
+                result.ftablecol(i),
+            )
+            for i in range(result.nfields)
+        ]
+
+
 def _query(statement: Statement, connection: psycopg.Connection[Any]) -> bytes:
     return statement if isinstance(statement, bytes) else statement.as_bytes(connection)
 
 
-def _run(
+def run(
     connection: psycopg.Connection[Any],
     statement: Statement,
     parameters: Mapping[str, Any] | None,
 ) -> list[tuple[Any, ...]]:
+    """Run one statement and return its rows, whatever the connection's row factory."""
     with psycopg.Cursor(connection, row_factory=tuple_row) as execution:
         execution.execute(_query(statement, connection), parameters)
         return execution.fetchall() if execution.description else []

@@ -1,6 +1,7 @@
-"""A staged chunk is a file of Arrow IPC streams with compressed buffers, and its digest is SHA-256.
+"""A staged chunk is one compressed file, and its digest is SHA-256.
 
-The first stream is the chunk's rows. Where a transform rejected records, two more follow: the records as
+In copy form the file is what :mod:`.frames` writes. In arrow form it is one of Arrow IPC streams: the
+first stream is the chunk's rows. Where a transform rejected records, two more follow: the records as
 they came in, and where they are and why. All are under the one digest.
 
 The digest is of the stored bytes and is kept in the manifest. Verify first, decode then: a file whose
@@ -11,13 +12,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
 from airflow_checkpoint_etl.errors import StagedChunkError
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.quarantine import Rejects
+from airflow_checkpoint_etl.staging import frames
 from airflow_checkpoint_etl.streams import MAX_DECODED, read_streams, write_streams
+
+if TYPE_CHECKING:
+    from airflow_checkpoint_etl.ports import Rows
 
 _RESTAGE: Final = "run the task that stages it again: clear it with Downstream"
 _STREAMS: Final = (1, 3)
@@ -29,16 +35,18 @@ class StagedFile:
     """What a staged file holds.
 
     Attributes:
-        table: the chunk's rows.
+        table: the chunk's rows, in the form in which they were staged.
         rejects: the records the transform rejected; None when there are none.
     """
 
-    table: pa.Table
+    table: Rows
     rejects: Rejects | None = None
 
 
-def encode(table: pa.Table, rejects: Rejects | None = None) -> bytes:
+def encode(table: Rows, rejects: Rejects | None = None) -> bytes:
     """Return the bytes of a staged file: every row, and the schema's and its fields' metadata."""
+    if isinstance(table, Frames):
+        return frames.encode(table)
     tables = [table]
     if rejects is not None:
         why = pa.table(
@@ -51,7 +59,7 @@ def encode(table: pa.Table, rejects: Rejects | None = None) -> bytes:
     return write_streams(tables)
 
 
-def decode(data: bytes, limit: int = MAX_DECODED) -> pa.Table:
+def decode(data: bytes, limit: int = MAX_DECODED) -> Rows:
     """Return the rows of a staged file; see :func:`decode_file`."""
     return decode_file(data, limit).table
 
@@ -61,11 +69,13 @@ def decode_file(data: bytes, limit: int = MAX_DECODED) -> StagedFile:
 
     Args:
         data: the file; verify its digest first.
-        limit: bytes its record batches may take in memory together.
+        limit: bytes its rows may take in memory together.
 
     Raises:
-        StagedChunkError: it is no Arrow file of ours, is cut short, or grows above the limit.
+        StagedChunkError: it is no file of ours, is cut short, or grows above the limit.
     """
+    if data.startswith(frames.MAGIC):
+        return StagedFile(frames.decode(data, limit, _RESTAGE))
     streams = read_streams(data, limit, _RESTAGE)
     if len(streams) not in _STREAMS:
         message = f"a staged file of {len(data):,} bytes holds {len(streams)} streams; {_RESTAGE}"

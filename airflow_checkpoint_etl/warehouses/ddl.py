@@ -14,6 +14,12 @@ from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN, quoted, to
 if TYPE_CHECKING:
     from airflow_checkpoint_etl.warehouses.catalog import Place
 
+LINEAGE_SETTING: Final = "checkpoint_etl.chunk"
+"""The setting in which a load's transaction says which ledger row its rows belong to."""
+
+LINEAGE_DEFAULT: Final = f"nullif(current_setting('{LINEAGE_SETTING}', true), '')::bigint"
+"""The default of a lineage column through which COPY can write straight into the table."""
+
 _BY_ARROW_TYPE: Final = {
     pa.bool_(): "boolean",
     pa.int8(): "smallint",
@@ -83,7 +89,7 @@ def new_table(
             types.append((field.name, pg_type))
         lines.append(f"{quoted(field.name)} {pg_type}")
     if lineage:
-        lines.append(f"{quoted(LINEAGE_COLUMN)} bigint")
+        lines.append(f"{quoted(LINEAGE_COLUMN)} bigint default {LINEAGE_DEFAULT}")
     if len(lines) > _MOST_COLUMNS:
         way_out = 'or pass lineage="never"' if lineage else "or load them into two tables"
         faults.append(

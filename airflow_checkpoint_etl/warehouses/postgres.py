@@ -24,11 +24,14 @@ from airflow_checkpoint_etl.errors import (
     StagedChunkError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.ports import Loaded, TableFacts
 from airflow_checkpoint_etl.postgres import Session
 from airflow_checkpoint_etl.protocol import Frontier, Stage
 from airflow_checkpoint_etl.quarantine import Policy, Tally, rejects_of
 from airflow_checkpoint_etl.range_plans import is_planned
+from airflow_checkpoint_etl.warehouses.first import FirstLoad
+from airflow_checkpoint_etl.warehouses.frames import FrameTable, schema_of
 from airflow_checkpoint_etl.warehouses.ledger import SQL, Ledger, application_name
 from airflow_checkpoint_etl.warehouses.notes import leave
 from airflow_checkpoint_etl.warehouses.plans import RangePlans, unknown_part
@@ -38,14 +41,26 @@ from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.pipeline import PostgresWarehouse
-    from airflow_checkpoint_etl.ports import Claim, Floor, LaneSpec, LaneState, Note, Run
+    from airflow_checkpoint_etl.ports import (
+        Claim,
+        Floor,
+        LaneSpec,
+        LaneState,
+        Note,
+        Passage,
+        Rows,
+        Run,
+    )
     from airflow_checkpoint_etl.postgres import Connect, Row
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
+    from airflow_checkpoint_etl.warehouses.catalog import TargetFacts
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +85,7 @@ class PostgresWarehouseAdapter:
         self._beat = Session(connect, "checkpoint_etl heartbeat")
         self._data = Session(connect, "checkpoint_etl load")
         self._target = TargetTable(config, cursor_columns)
+        self._frames = FrameTable(self._target)
         self._ledger = Ledger(self._control, self._beat, config.lock_timeout)
         self._admin = LaneAdmin(self._control, config.lock_timeout, self._target)
         self._plans = RangePlans(self._control, config.lock_timeout, self._target)
@@ -95,6 +111,16 @@ class PostgresWarehouseAdapter:
                 f"the target {self._config.table} does not exist; create it and clear the task"
             )
             raise PreflightError(message)
+        self._note(facts, schema)
+
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say why rows with these columns cannot be copied into the target as they are."""
+        return self._frames.faults(self._control.connection, columns)
+
+    def _accept_copied(self, columns: Columns) -> None:
+        self._note(self._frames.accept(self._control.connection, columns), schema_of(columns))
+
+    def _note(self, facts: TargetFacts, schema: pa.Schema) -> None:
         self._target_oid = facts.oid
         self._schema = schema
         text = schema.to_string(show_field_metadata=True, show_schema_metadata=False)
@@ -139,6 +165,7 @@ class PostgresWarehouseAdapter:
         facts = self._target.describe(self._control.connection)
         if (
             facts is None
+            or spec.empties
             or self._target.is_empty(self._control.connection)
             or self._ledger.target_is_known(spec.lane.pipeline, facts.oid)
         ):
@@ -237,7 +264,7 @@ class PostgresWarehouseAdapter:
         self,
         claim: Claim,
         chunk: Chunk,
-        table: pa.Table,
+        table: Rows,
         rejects: Rejects | None = None,
         policy: Policy | None = None,
     ) -> Loaded:
@@ -251,7 +278,10 @@ class PostgresWarehouseAdapter:
             )
             raise StagedChunkError(message)
         if table.num_rows:
-            self.accept(table.schema)
+            if isinstance(table, Frames):
+                self._accept_copied(table.columns)
+            else:
+                self.accept(table.schema)
         with self._data.transaction():
             self._data.rows(SQL["prepare_transaction"], self._settings(claim))
             failpoint("load.before_advance")
@@ -281,6 +311,47 @@ class PostgresWarehouseAdapter:
         )
         return Loaded(frontier, written, ledger_id, rejected=rejected)
 
+    def receive(
+        self, claim: Claim, chunk: Chunk, passage: Passage, preoperator: Sequence[str] = ()
+    ) -> Loaded:
+        """Load one chunk while it is read, in one transaction; see the port for what it raises."""
+        self._accept_copied(passage.columns)
+        with self._data.transaction():
+            self._data.rows(SQL["prepare_transaction"], self._settings(claim))
+            failpoint("load.before_advance")
+            row = self._advance(claim, chunk)
+            if row is not None:
+                ledger_id, generation, swept = row
+                if preoperator and chunk.seq == 1:
+                    first = FirstLoad(self._data.connection, self._target, claim.lane)
+                    first.run(preoperator)
+                    self._frames.forget()
+                failpoint("load.before_rows")
+                connection = self._data.connection
+                written = self._frames.write(
+                    connection, passage.columns, passage.blocks(), ledger_id
+                )
+                failpoint("load.after_rows")
+                if written != passage.rows:
+                    message = (
+                        f"chunk {chunk.seq} of {claim.lane}: {passage.rows:,} rows were read and "
+                        f"{written:,} written; the transaction is rolled back"
+                    )
+                    raise StagedChunkError(message)
+                facts = self._frames.accepted_facts
+                target_oid = facts.oid if facts is not None else self._target_oid
+                counted = {"id": ledger_id, "rows": written, "target_oid": target_oid}
+                self._data.rows(SQL["count_passed"], counted)
+                failpoint("load.before_commit")
+            # From here the commit may have landed, whatever this process hears of it.
+        if row is None:
+            return self._explain(claim, chunk)
+        failpoint("load.after_commit")
+        frontier = Frontier(
+            chunk.incarnation, generation, chunk.seq, chunk.high, chunk.state_digest, swept
+        )
+        return Loaded(frontier, written, ledger_id)
+
     def _advance(self, claim: Claim, chunk: Chunk) -> Row | None:
         """L2 and the ledger row; None when the lane does not stand where the chunk begins."""
         try:
@@ -296,12 +367,14 @@ class PostgresWarehouseAdapter:
             raise PreflightError(message) from None
 
     def _write(
-        self, chunk: Chunk, table: pa.Table, ledger_id: int, policy: Policy
+        self, chunk: Chunk, table: Rows, ledger_id: int, policy: Policy
     ) -> tuple[int, Rejects | None]:
         """Write the rows; return how many, and those the target refused where they may be kept aside."""
         if not table.num_rows:  # every record of the chunk was dropped: only the frontier moves
             return 0, None
         connection = self._data.connection
+        if isinstance(table, Frames):
+            return self._frames.write(connection, table.columns, table.blocks(), ledger_id), None
         if not policy.quarantines:
             return self._target.write(connection, table, ledger_id), None
         reasons = self._target.write_fitting(connection, table, ledger_id)
@@ -419,7 +492,7 @@ class PostgresWarehouseAdapter:
                     "seq": chunk.seq,
                 },
             )
-            if row and row[0] == chunk.digest:
+            if row and chunk.digest and row[0] == chunk.digest:
                 return Loaded(
                     state.frontier, int(row[1]), int(row[2]), already=True, rejected=int(row[3])
                 )
@@ -432,7 +505,7 @@ class PostgresWarehouseAdapter:
 
     def table_facts(self) -> TableFacts | None:
         """Return what is known of the target since rows were accepted; None before."""
-        facts = self._target.accepted_facts
+        facts = self._target.accepted_facts or self._frames.accepted_facts
         if facts is None:
             return None
         columns = {column.name: column.pg_type for column in facts.columns}

@@ -142,6 +142,12 @@ def _name(sqlstate: str) -> str:
     return _CAPITAL.sub(" ", name).lower()
 
 
+def described(error: psycopg.Error) -> str:
+    """Say in words what the server refused, without its own, which may hold values."""
+    state = error.sqlstate or ""
+    return f"{_name(state)}, SQLSTATE {state}"
+
+
 def _place(sqlstate: str, column: str | None, constraint: str | None) -> str:
     parts = [
         f'column "{column}"' if column else "",

@@ -31,7 +31,14 @@ from airflow_checkpoint_etl.protocol import Frontier, IllegalMove, Stage, rewind
 from airflow_checkpoint_etl.warehouses.ledger import SQL as STATEMENTS
 from airflow_checkpoint_etl.warehouses.ledger import new_incarnation
 from airflow_checkpoint_etl.warehouses.quarantine import Replay, check_target
-from airflow_checkpoint_etl.warehouses.takeback import SQL, Chunks, Loaded, take_chunks, take_rows
+from airflow_checkpoint_etl.warehouses.takeback import (
+    SQL,
+    Chunks,
+    Loaded,
+    check_known,
+    take_chunks,
+    take_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +156,9 @@ class LaneAdmin:
         """Begin a new life at the warehouse's own frontier; source and target are taken as they are.
 
         Under a claim it is the warehouse that was restored: the source stays the one it was.
+
+        Raises:
+            RewindError: the ledger was restored without the target, and rows would be loaded twice.
         """
         with self._transaction(lane):
             before = self._lock_for_resync(lane)
@@ -256,7 +266,10 @@ class LaneAdmin:
         """A part goes on in a new life where it stands; the main lane waits for its plan to end."""
         row = self._session.row(SQL["lock_lane"], _key(lane))
         is_part = row is not None and row[9]
-        return self._lock(lane, moves=not is_part)[0]
+        before, _, settings = self._lock(lane, moves=not is_part)
+        if self._target is not None and settings.get("write") == "append":
+            check_known(self._session, lane, self._target)
+        return before
 
     def _rewind(
         self,

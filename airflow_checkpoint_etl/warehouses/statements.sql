@@ -268,6 +268,27 @@ returning id, generation, swept;
 -- When the rows were in, just before the commit.
 update checkpoint_etl.ledger set loaded_at = clock_timestamp() where id = %(id)s;
 
+-- name: count_passed
+-- A chunk whose rows came straight from the source: they are counted when they are in. The lane's row is
+-- this transaction's since its compare-and-set.
+with counted as (
+    update checkpoint_etl.ledger
+    set rows_in = %(rows)s, rows = %(rows)s, loaded_at = clock_timestamp()
+    where id = %(id)s
+    returning pipeline, part
+)
+update checkpoint_etl.lane
+set rows_total = rows_total + %(rows)s, target_oid = %(target_oid)s::oid
+from counted
+where lane.pipeline = counted.pipeline and lane.part = counted.part;
+
+-- name: other_loaders
+-- Other lanes that load into a table: what they have loaded must not be emptied away.
+select pipeline || case when part = 'default' then '' else '[' || part || ']' end
+from checkpoint_etl.lane
+where target_oid = %(target_oid)s::oid and (pipeline, part) <> (%(pipeline)s, %(part)s)
+order by 1;
+
 -- name: count_refused
 -- The target refused rows of the chunk: what advance_lane counted as loaded is in quarantine instead.
 with refused as (

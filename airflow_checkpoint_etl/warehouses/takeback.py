@@ -19,6 +19,7 @@ from psycopg import sql
 from airflow_checkpoint_etl.errors import MissingPrivilegeError, RewindError
 from airflow_checkpoint_etl.postgres import read_statements
 from airflow_checkpoint_etl.warehouses.catalog import LINEAGE_COLUMN
+from airflow_checkpoint_etl.warehouses.ledger import SQL as LEDGER
 from airflow_checkpoint_etl.warehouses.refusals import ROW_CLASSES
 
 if TYPE_CHECKING:
@@ -168,6 +169,24 @@ def _configured_target(session: Session, lane: Lane, target: TargetTable | None)
         raise RewindError(message)
     facts = target.describe(session.connection)
     return facts.oid if facts is not None else None
+
+
+def check_known(session: Session, lane: Lane, target: TargetTable) -> None:
+    """Check that a target holds no rows of chunks that the ledger has not given out yet.
+
+    Raises:
+        RewindError: it does: the ledger was restored without it.
+    """
+    newest = target.newest_lineage(session.connection)
+    ((given,),) = session.rows(LEDGER["newest_ledger_id"])
+    if newest > given:
+        message = (
+            f"{lane}: its target holds rows of chunks up to {LINEAGE_COLUMN} {newest}, and the ledger has "
+            f"given out ids up to {given}: the schema checkpoint_etl was restored without the target, and "
+            "those rows would be loaded a second time. Nothing was changed. Restore both to one moment, or "
+            f"delete the rows whose {LINEAGE_COLUMN} is above {given}"
+        )
+        raise RewindError(message)
 
 
 def _refused(lane: Lane, table: str, found: Any) -> str:

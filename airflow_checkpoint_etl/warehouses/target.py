@@ -56,6 +56,16 @@ class TargetTable:
         self._upsert_cursor = cursor_columns if config.write == "upsert" else ()
         self._accepted: Accepted | None = None
 
+    @property
+    def config(self) -> PostgresWarehouse:
+        """The value object a DAG author wrote."""
+        return self._config
+
+    @property
+    def upsert_cursor(self) -> tuple[str, ...]:
+        """The cursor columns that an upsert compares; none for an append."""
+        return self._upsert_cursor
+
     # --- before any row is known ----------------------------------------------------------------
 
     def describe(self, connection: psycopg.Connection[Any]) -> TargetFacts | None:
@@ -132,7 +142,7 @@ class TargetTable:
         with connection.transaction():
             facts = self.describe(connection)
             if facts is None:
-                facts = self._create(connection, schema)
+                facts = self.make(connection, schema)
             accepted = self._fit(connection, facts, schema)
         self._accepted = accepted
 
@@ -197,6 +207,25 @@ class TargetTable:
 
     def _ready(self, connection: psycopg.Connection[Any], table: pa.Table) -> Accepted:
         """Return the plan for the rows, with the table held still until the commit."""
+        accepted = self._accepted
+        found = self.hold(connection, accepted.facts if accepted else None)
+        if accepted is None or found != accepted.facts or not _equal(accepted.schema, table.schema):
+            accepted = self._fit(connection, found, table.schema)
+            self._accepted = accepted
+        return accepted
+
+    def hold(
+        self, connection: psycopg.Connection[Any], facts: TargetFacts | None = None
+    ) -> TargetFacts:
+        """Hold the table's definition still until the commit, and return the facts about it.
+
+        Args:
+            connection: with an open transaction.
+            facts: the table as it was last seen; another one in its place is refused.
+
+        Raises:
+            PreflightError: no transaction is open, or the target is gone or was replaced.
+        """
         if connection.info.transaction_status != pq.TransactionStatus.INTRANS:
             message = "rows are written inside the load's transaction only, and none is open"
             raise PreflightError(message)
@@ -207,22 +236,14 @@ class TargetTable:
                 'set "client_encoding": "utf8" in the extras of the connection'
             )
             raise PreflightError(message)
-        return self._current(connection, table.schema)
-
-    def _current(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> Accepted:
-        """Return the plan for these rows and the table as it is and stays until the commit."""
-        accepted = self._accepted
-        facts = accepted.facts if accepted else self.describe(connection)
+        facts = facts or self.describe(connection)
         if facts is None:
             raise self._gone()
         with translated(str(facts), ()):
             found = catalog.hold(connection, facts, self._config.table)
         if found is None or found.oid != facts.oid:
             raise self._gone()
-        if accepted is None or found != facts or not _equal(accepted.schema, schema):
-            accepted = self._fit(connection, found, schema)
-            self._accepted = accepted
-        return accepted
+        return found
 
     def _gone(self) -> PreflightError:
         return PreflightError(
@@ -260,8 +281,13 @@ class TargetTable:
             message = f"the role {role} may not create the target {place}; run: {'; '.join(grants)}"
             raise MissingPrivilegeError(message)
 
-    def _create(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> TargetFacts:
-        """Create the missing table, or show the statement that would."""
+    def make(self, connection: psycopg.Connection[Any], schema: pa.Schema) -> TargetFacts:
+        """Create the missing table in the caller's transaction, or show the statement that would.
+
+        Raises:
+            PreflightError: it is not to be created, or cannot be.
+            MissingPrivilegeError: the role may not.
+        """
         place = catalog.place_of(connection, self._config.table)
         table = new_table(
             place, schema, self._config.key_columns, lineage=self._config.lineage != "never"

@@ -157,6 +157,16 @@ def resync(case: Case, run: str, try_number: int) -> None:
         admin.resync()
 
 
+def transfer(case: Case, run: str, try_number: int) -> Any:
+    log = f"{case.target_table}_prepared"
+    preoperator = [
+        f"truncate {case.target_table}",
+        f"create table if not exists {log} (at timestamptz)",
+        f"insert into {log} values (clock_timestamp())",
+    ]
+    return case.transfer(run, try_number, preoperator=preoperator if case.prepared else ())
+
+
 def plan(case: Case, run: str, try_number: int) -> list[str]:
     runner, ports = case.runner("plan", run, try_number)
     try:
@@ -214,6 +224,7 @@ STEPS: dict[str, Callable[[Case, str, int], Any]] = {
     "rewind": rewind,
     "reprocess": reprocess,
     "resync": resync,
+    "transfer": transfer,
 }
 """Steps that are none of the three stages, by name; each gets the case, the run and the try's number."""
 
@@ -228,6 +239,7 @@ class Case(World):
         grace: seconds a staged chunk is kept after its rows are loaded.
         max_rows: rows after which one run's extract stops; None for no limit.
         lease: seconds a stage stays its owner's without a heartbeat.
+        prepared: whether a transfer has a preoperator.
         label: how a failure names the case: its seed and what was injected.
     """
 
@@ -236,6 +248,7 @@ class Case(World):
     grace: float = 0.0
     lease: float = 60.0
     max_rows: int | None = None
+    prepared: bool = False
     label: str = ""
     clear_number: int = 0
     together: dict[str, Any] | None = None
@@ -343,6 +356,9 @@ class Case(World):
         self.assert_exact(
             chosen.columns, self.target_table, f"({expected}) as made_from_{self.name}"
         )
+        if self.prepared:
+            times = self.fetch(f"select count(*) from {self.target_table}_prepared")
+            assert times == [(1,)], f"the preoperator ran {times[0][0]} times"
 
     def collect_all(self) -> None:
         """Collect without any grace, as a later run would after it."""

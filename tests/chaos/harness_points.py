@@ -61,6 +61,10 @@ REWIND = Scenario(
 REPROCESS = Scenario(
     "a run that is reprocessed", (*RUN, "reprocess", "transform", "load"), several_runs=True
 )
+COPY = Scenario("a run in copy form", options={"transform": "none", "attempt": {"form": "copy"}})
+TRANSFER = Scenario(
+    "a transfer with a preoperator", ("transfer",), {"transform": "none", "prepared": True}
+)
 PLANNED = Scenario(
     "a range that is loaded in parts, and an increment",
     ("plan", "parts", "close", "more", *RUN),
@@ -94,6 +98,9 @@ REACHED_BY = {
     "sweep": Reach("sweep", SWEEP),
     "transform": Reach("transform"),
     "load": Reach("load"),
+    "copy": Reach("extract", COPY),
+    "copy.before_rows": Reach("load", COPY),
+    "transfer": Reach("transfer", TRANSFER),
     "note": Reach("load"),
     "quarantine": Reach("load", QUARANTINE),
     "collect": Reach("load"),

@@ -399,6 +399,7 @@ def test_a_part_whose_plan_was_closed_meanwhile_is_green(world):
     [
         ({"parts": 0}, "parts=0"),
         ({"rows_per_part": 0}, "rows_per_part=0"),
+        ({"follow": True}, "follow=True: the parts are a mapped group"),
         ({"transform_options": {"initial_state": {}}}, "initial_state={}: parts of a range"),
         ({"extract_options": {"on_clear": "reprocess"}}, "on_clear='reprocess': a planned range"),
     ],

@@ -11,6 +11,7 @@ from airflow_checkpoint_etl.errors import (
     PipelineChangedError,
     PreflightError,
     RewindError,
+    WarehouseRestoredError,
 )
 from airflow_checkpoint_etl.sources import settle
 from tests.support import ORDERS, World
@@ -109,6 +110,59 @@ def test_rows_that_a_policy_hides_stop_a_rewind(loaded):
         rewind(loaded)
     loaded.warehouse_dsn = as_owner
     assert_nothing_was_changed(loaded)
+
+
+# --- a ledger that was restored without its target ------------------------------------------------------
+
+
+def restored_ledger(world):
+    """Load a second run, and put the ledger's schema back to before it, as pg_restore -n would."""
+    tables = [f"checkpoint_etl.{name}" for name in ("lane", "stage", "run", "ledger")]
+    for number, table in enumerate(tables):
+        world.fetch(f"create table kept_{number} as table {table}")
+    world.insert(100)
+    world.run("run_2")
+    for table in reversed(tables):
+        world.fetch(f"delete from {table}")
+    for number, table in enumerate(tables):
+        world.fetch(f"insert into {table} overriding system value select * from kept_{number}")
+    world.fetch(
+        "select setval(pg_get_serial_sequence('checkpoint_etl.ledger', 'id'), max(id))"
+        " from checkpoint_etl.ledger"
+    )
+
+
+def resync(world, by):
+    if by == "a person":
+        with world.admin() as admin:
+            admin.resync()
+    else:
+        world.attempt["on_warehouse_restored"] = "resync"
+        world.stage("extract", "run_3")
+
+
+@pytest.mark.parametrize("by", ["a person", "the extract"])
+def test_a_ledger_restored_without_its_target_is_not_resynced(world, by):
+    world.run()
+    restored_ledger(world)
+    with pytest.raises(WarehouseRestoredError):
+        world.run("run_3")
+    with pytest.raises(RewindError, match="would be loaded a second time"):
+        resync(world, by)
+    world.fetch("delete from orders_copy where _ck_chunk > 10")
+    resync(world, "a person")
+    world.attempt.clear()
+    world.run("run_4")
+    world.assert_exact()
+
+
+def test_an_upserts_ledger_restored_without_its_target_is_resynced(world):
+    world.warehouse |= {"write": "upsert", "key": "id"}
+    world.run()
+    restored_ledger(world)
+    resync(world, "a person")
+    world.run("run_3")
+    world.assert_exact()
 
 
 # --- after a reset -----------------------------------------------------------------------------------

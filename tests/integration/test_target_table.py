@@ -420,7 +420,7 @@ def test_a_missing_target_shows_the_statement_that_would_create_it(connection):
         '    "id" bigint,\n'
         '    "amount" numeric(12,2),\n'
         '    "span" interval,\n'
-        '    "_ck_chunk" bigint\n'
+        "    \"_ck_chunk\" bigint default nullif(current_setting('checkpoint_etl.chunk', true), '')::bigint\n"
         ");",
     ):
         load(connection, warehouse(), table)

@@ -10,9 +10,11 @@ from psycopg import sql
 
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.errors import PreflightError, TypeMismatchError, ValueNotCarriedError
+from airflow_checkpoint_etl.frames import Frames
 from airflow_checkpoint_etl.pipeline import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.staging import codec
+from airflow_checkpoint_etl.warehouses.frames import FrameTable
 from airflow_checkpoint_etl.warehouses.target import TargetTable
 
 TS = "timestamp without time zone"
@@ -207,7 +209,7 @@ class Course:
         for name, value in SETTINGS.items():
             self.connection.execute("select set_config(%s, %s, true)", (name, value))
 
-    def read(self, text_columns=()):
+    def read(self, text_columns=(), form="arrow"):
         source = PostgresSource(
             conn_id="s",
             table="src.t",
@@ -220,7 +222,7 @@ class Course:
             high = reader.settle(BEGIN).target
             at = BEGIN
             while at != high:
-                read = reader.read(at, high)
+                read = reader.read(at, high, form)
                 yield codec.decode(codec.encode(read.table))
                 at = read.high
         finally:
@@ -229,7 +231,15 @@ class Course:
     def load(self, chunks, table="t", **options):
         warehouse = TargetTable(PostgresWarehouse(conn_id="w", table="dst.t", **options), ("id",))
         warehouse.check(self.connection)
+        copied = FrameTable(warehouse)
         for number, chunk in enumerate(chunks):
+            if isinstance(chunk, Frames):
+                copied.accept(self.connection, chunk.columns)
+                with self.connection.transaction():
+                    self._set()
+                    written = copied.write(self.connection, chunk.columns, chunk.blocks(), number)
+                    assert written == chunk.num_rows
+                continue
             warehouse.accept(self.connection, chunk.schema)
             with self.connection.transaction():
                 self._set()
@@ -481,3 +491,140 @@ def test_types_that_mean_something_else_elsewhere_are_refused(course, pg_type):
     course.prepare(pg_type, [None])
     with pytest.raises((TypeMismatchError, PreflightError), match=pg_type):
         course.load(course.read())
+
+
+# --- copy form ------------------------------------------------------------------------------------
+
+COPIED = {name: [*values, *AS_TEXT.get(name, [])] for name, values in VALUES.items()}
+"""Every value of every type: copied, none of them needs a way of its own."""
+
+
+@pytest.mark.parametrize("pg_type", COPIED)
+def test_every_value_of_a_type_survives_being_copied(course, pg_type):
+    values = [*COPIED[pg_type], None]
+    course.prepare(pg_type, values)
+    chunks = list(course.read(form="copy"))
+    assert {type(chunk) for chunk in chunks} == {Frames}
+    course.load(chunks)
+    assert course.differences() == []
+    ((count, nulls),) = course.connection.execute(
+        "select count(*), count(*) - count(x) from dst.t"
+    ).fetchall()
+    assert (count, nulls) == (len(values), 1)
+
+
+def test_all_types_are_copied_together(wide):
+    wide.load(wide.read(form="copy"))
+    assert wide.differences() == []
+
+
+def test_an_upsert_copies_the_same_values_again_and_again(wide):
+    for _ in range(2):
+        wide.load(wide.read(form="copy"), write="upsert", key="id")
+        assert wide.differences() == []
+
+
+def test_a_table_created_for_copies_has_the_sources_types(wide):
+    wide.connection.execute("drop table dst.t")
+    wide.load(wide.read(form="copy"), create_table=True)
+    columns = ", ".join(["id", *(f"column_{number}" for number in range(len(VALUES)))])
+    wide.connection.execute(
+        f"create table dst.seen as select {columns} from dst.t; drop table dst.t; "
+        "alter table dst.seen rename to t"
+    )
+    assert wide.differences() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "value"),
+    [
+        (TS, TZ, "2026-01-01"),
+        ("numeric(12,4)", "numeric(12,2)", "1.2345"),
+        ("numeric", "numeric(12,2)", "1"),
+        ("numeric(12,2)", "numeric", "1"),
+        ("double precision", "bigint", "1"),
+        ("date", "integer", "2026-01-01"),
+        ("integer", "real", "1"),
+        ("bigint", TS, "1"),
+        ("text", "bytea", "a"),
+        ("character varying(9)", "character varying(5)", "a"),
+        ("character(5)", "character varying(5)", "a"),
+        ("integer[]", "integer", "{1}"),
+        ("numeric(12,4)[]", "numeric(12,2)[]", "{1.2345}"),
+        ("tsrange", "tstzrange", "[2026-01-01,)"),
+        ("floats", "int8range", "[1,2)"),
+        ("inet", "cidr", "10.0.0.0/8"),
+        ("mood", "text", "sad"),
+        ("mood", 'app."Odd Type"', "sad"),
+        ("interval", "interval(0)", "1.5 s"),
+        ("timestamp(3) without time zone", TS, "2026-01-01"),
+    ],
+)
+def test_copies_of_an_unequal_type_are_refused_before_any_row(course, source, target, value):
+    course.prepare(source, [value], target)
+    with pytest.raises(TypeMismatchError, match="cannot take these rows") as raised:
+        course.load(course.read(form="copy"))
+    assert 'column "x"' in str(raised.value)
+    assert course.connection.execute("select count(*) from dst.t").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("pg_type", "other", "value"),
+    [
+        ("address", "app.address as (street text, number integer, price numeric(12,1))", None),
+        ("floats", "app.floats as range (subtype = int8)", "[1,2)"),
+        ("mood[]", "app.mood as enum ('sad')", "{sad}"),
+    ],
+)
+def test_a_type_of_the_same_name_and_another_definition_is_refused(course, pg_type, other, value):
+    name = other.split(" as ")[0]
+    array = "[]" if pg_type.endswith("[]") else ""
+    course.connection.execute(f"drop type if exists {name} cascade; create type {other}")
+    try:
+        course.prepare(pg_type, [value], f"{name}{array}")
+        with pytest.raises(TypeMismatchError, match='column "x"'):
+            course.load(course.read(form="copy"))
+    finally:
+        course.connection.execute(f"drop type {name} cascade")
+
+
+def test_a_domain_and_the_type_below_it_have_the_same_bytes(course):
+    for source, target in (("price", "numeric(12,2)"), ("numeric(12,2)", "price")):
+        course.prepare(source, ["1.50"], target)
+        course.load(course.read(form="copy"))
+        assert course.differences() == []
+
+
+def test_a_copied_value_that_a_domain_forbids_is_refused(course):
+    course.prepare("numeric(12,2)", ["-1"], "price")
+    with pytest.raises(ValueNotCarriedError, match="SQLSTATE 23514"):
+        course.load(course.read(form="copy"))
+
+
+def test_a_target_that_changed_between_two_chunks_is_noticed(course):
+    course.prepare("numeric(12,2)", ["1.25", "2.25", "3.25", "4.25"])
+    chunks = course.read(form="copy")
+    warehouse = FrameTable(TargetTable(PostgresWarehouse(conn_id="w", table="dst.t"), ("id",)))
+    first = next(chunks)
+    with course.connection.transaction():
+        warehouse.write(course.connection, first.columns, first.blocks(), 1)
+    course.connection.execute("alter table dst.t alter x type numeric(12,1)")
+    second = next(chunks)
+    with (
+        pytest.raises(TypeMismatchError, match=r'"x": numeric\(12,2\) was copied'),
+        course.connection.transaction(),
+    ):
+        warehouse.write(course.connection, second.columns, second.blocks(), 2)
+
+
+def test_a_source_that_changed_between_two_chunks_is_noticed(course):
+    course.prepare("numeric(12,2)", ["1.25", "2.25", "3.25", "4.25"])
+    chunks = course.read(form="copy")
+    first = next(chunks)
+    course.connection.execute("alter table src.t alter x type numeric(12,3)")
+    second = next(chunks)
+    assert [column.pg_type for column in first.columns] == ["bigint", "numeric(12,2)"]
+    assert [column.pg_type for column in second.columns] == ["bigint", "numeric(12,3)"]
+    course.load([first])
+    with pytest.raises(TypeMismatchError, match='column "x"'):
+        course.load([second])

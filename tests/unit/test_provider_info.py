@@ -76,6 +76,7 @@ def test_the_metadata_names_every_kind_of_thing_we_bring():
             "airflow_checkpoint_etl.operators.stages",
             "airflow_checkpoint_etl.operators.ranges",
             "airflow_checkpoint_etl.operators.collect",
+            "airflow_checkpoint_etl.operators.transfer",
         ],
         "hooks": ["airflow_checkpoint_etl.hooks.checkpoint"],
         "sensors": ["airflow_checkpoint_etl.sensors.checkpoint"],
