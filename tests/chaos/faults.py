@@ -86,8 +86,8 @@ class FaultyWorld(World):
         source: Any = ports.source
         read = source.read
 
-        def counted(low: str, target: str) -> Any:
-            result = read(low, target)
+        def counted(low: str, target: str, *form: Any) -> Any:
+            result = read(low, target, *form)
             self.reads.append((id_of(low), id_of(result.high)))
             return result
 

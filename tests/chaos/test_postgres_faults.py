@@ -6,12 +6,10 @@ import contextlib
 import itertools
 import os
 import random
-import re
 import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -34,6 +32,7 @@ from tests.chaos.faults import (
     struck,
 )
 from tests.chaos.harness_arena import HALF_THE_SEEDS
+from tests.chaos.harness_points import plain_points
 from tests.support import ORDERS, seconds
 
 if TYPE_CHECKING:
@@ -46,10 +45,8 @@ MID_COPY = "mid copy"
 REFUSED = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
 """What the driver says of a server that is away, full, locked or read-only; trying again may help."""
 
-_DOCUMENTED = Path(__file__).parents[2] / "docs" / "failpoints.md"
 POINTS = {
-    stage: re.findall(rf"`({stage}\.\w+)`", _DOCUMENTED.read_text(encoding="utf-8"))
-    for stage in STAGES
+    stage: [point for point in plain_points() if point.startswith(f"{stage}.")] for stage in STAGES
 }
 ONCE = ("after_acquire", "after_read_state", "after_begin", "settle", "before_finish")
 """What a point that is passed once per attempt has in its name."""
