@@ -37,6 +37,7 @@ from tests.support import ORDERS, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 ROWS, CHUNK_ROWS = 240, 40
 LANE = Lane("orders")
