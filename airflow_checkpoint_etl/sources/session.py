@@ -93,7 +93,10 @@ class Session:
             except psycopg.Error as error:
                 # libpq's own words name host, port and user, and never the password.
                 reason = str(error).strip() or type(error).__name__
-                message = f"cannot connect to {self.source}: {reason}"
+                message = (
+                    f"cannot connect to {self.source}: {reason}; try again when the server takes "
+                    "connections, or correct the connection"
+                )
                 raise CheckpointEtlError(message) from None
         return self._control
 

@@ -49,7 +49,7 @@ REFUSED = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalErr
 POINTS = {
     stage: [point for point in plain_points() if point.startswith(f"{stage}.")] for stage in STAGES
 }
-ONCE = ("after_acquire", "after_read_state", "after_begin", "settle", "before_finish")
+ONCE = ("after_acquire", "after_read_state", "_begin", "settle", "before_finish")
 """What a point that is passed once per attempt has in its name."""
 
 
@@ -616,7 +616,13 @@ def test_an_innocent_who_holds_the_lanes_row_is_named_and_never_ended(own_world)
 # --- any moment, any seed ----------------------------------------------------------------------------
 
 EVERYWHERE = [MID_COPY, *POINTS["extract"], *POINTS["transform"], *POINTS["load"]]
-NOT_PASSED_ON = {"transform.before_apply", "transform.after_apply"}
+NOT_PASSED_ON = {
+    "transform.before_apply",
+    "transform.after_apply",
+    "transform.before_stage",
+    "transform.after_stage",
+}
+"""Points that a transform which passes chunks on does not pass."""
 VICTIMS = ["%", "checkpoint_etl control", "checkpoint_etl load%", "checkpoint_etl heartbeat", ""]
 
 
