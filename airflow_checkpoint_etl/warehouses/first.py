@@ -66,6 +66,8 @@ class FirstLoad:
                 )
                 raise PreflightError(message) from None
         failpoint("transfer.after_preoperator")
+        # Again: a statement may have waited for another pipeline's first load, and emptied it away.
+        self._check_alone()
         if not self._target.is_empty(self._connection):
             message = (
                 f"{self._lane}: rows are left in the target {self._target.config.table} after the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from airflow_checkpoint_etl.errors import (
 from airflow_checkpoint_etl.failpoints import FailpointError
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.transfer import TransferRunner
+from tests.chaos.faults import struck
 from tests.support import seconds
 
 LOG = "create table if not exists prepared (at timestamptz default clock_timestamp())"
@@ -384,6 +386,24 @@ def test_a_preoperator_does_not_take_another_pipelines_rows(with_log):
     with_log.transfer("run_other")
     with_log.pipeline["pipeline_id"] = "second"
     with pytest.raises(PreflightError, match="orders also loaded into the target"):
+        with_log.transfer(preoperator=["truncate orders_copy", NOTE])
+    assert with_log.fetch("select count(*) from orders_copy") == [(1000,)]
+    assert prepared(with_log) == 0
+
+
+def test_a_preoperator_does_not_take_rows_that_another_pipeline_loads_meanwhile(
+    with_log, monkeypatch
+):
+    with_log.fetch(
+        "create table orders_copy (id bigint, customer text, amount numeric(12,2),"
+        " created_at timestamptz)"
+    )
+    other = replace(with_log, pipeline={"pipeline_id": "other"})
+    meanwhile = {"transfer.before_preoperator": lambda: other.transfer("run_other")}
+    with (
+        struck(monkeypatch, meanwhile),
+        pytest.raises(PreflightError, match="other also loaded into the target"),
+    ):
         with_log.transfer(preoperator=["truncate orders_copy", NOTE])
     assert with_log.fetch("select count(*) from orders_copy") == [(1000,)]
     assert prepared(with_log) == 0
