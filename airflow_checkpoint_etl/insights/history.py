@@ -176,6 +176,8 @@ class ChunkView:
 
     Attributes:
         seconds: how long its load transaction took.
+        task_id: the task that loaded it.
+        map_index: which of a mapped task's instances; -1 for a task that is not mapped.
     """
 
     seq: int
@@ -193,6 +195,8 @@ class ChunkView:
     seconds: float
     ledger_id: int
     is_sweep: bool = False
+    task_id: str = ""
+    map_index: int = -1
 
     @property
     def low_shown(self) -> str:

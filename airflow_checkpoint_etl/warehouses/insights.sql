@@ -99,7 +99,8 @@ order by run.stored_at desc;
 -- name: chunks
 -- A page of the current chain, the newest first.
 select seq, low, high, rows_in, rows, rows_rejected, generation, dag_id, run_id, try_number, started_at,
-       loaded_at, extract(epoch from loaded_at - started_at)::float8, id, low = high
+       loaded_at, extract(epoch from loaded_at - started_at)::float8, id, low = high,
+       task_id, map_index
 from checkpoint_etl.ledger
 where pipeline = %(pipeline)s and part = %(part)s and rewound_at is null
   and (%(before)s::bigint is null or seq < %(before)s)

@@ -67,6 +67,8 @@ def test_the_page_shows_a_run_moving(site, triggered, open_browser):
     assert 0 < first < second <= 100
     assert api.wait_run("customers", "first", 120) == "success"
     browser.page.get_by_text("caught up").first.wait_for()
+    loaded_by = browser.page.get_by_role("link", name="customers.etl.load, try 1").first
+    assert loaded_by.get_attribute("href").endswith("/dags/customers/runs/first/tasks/etl.load")
     browser.open("/plugin/checkpoints")
     browser.page.get_by_role("link", name="customers").wait_for()
     browser.shoot("pipelines")

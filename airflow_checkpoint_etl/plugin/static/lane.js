@@ -116,7 +116,7 @@ const CHUNK_COLUMNS = [
   { title: "Rejected", isNumber: true, cell: (chunk) => (chunk.rejected ? number(chunk.rejected) : "–") },
   { title: "Loaded", cell: (chunk) => time(chunk.loaded_at) },
   { title: "Took", isNumber: true, cell: (chunk) => span(chunk.seconds) },
-  { title: "By", cell: (chunk) => h(To, { to: taskPath(chunk) }, `${chunk.dag_id}, try ${chunk.try_number}`) },
+  { title: "By", cell: (chunk) => h(To, { to: taskPath(chunk) }, `${chunk.dag_id}.${chunk.task_id}, try ${chunk.try_number}`) },
 ];
 
 export const ChunkTable = ({ chunks }) =>
