@@ -7,15 +7,27 @@ with :mod:`airflow_checkpoint_etl.plugin.app`, which only the API server asks fo
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import AirflowPlugin
+from airflow.providers.common.compat.sdk import AirflowPlugin, conf
 
 MOUNTED_AT: Final = "/checkpoints"
 """Where the API and the scripts are, below the API server's own path."""
 
-_BUNDLE: Final = (
-    f"{MOUNTED_AT.removeprefix('/')}/static/main.js"  # relative: behind a path prefix too
-)
+
+def bundle_url(base_url: str) -> str:
+    """Return where the scripts are, as a path from the root of the host.
+
+    Airflow 3.2 imports it as it stands, and 3.3 resolves it against the page: a path that begins with the
+    prefix which a proxy may give Airflow is right for both.
+
+    Args:
+        base_url: ``[api] base_url``.
+    """
+    return f"{urlsplit(base_url).path.rstrip('/')}{MOUNTED_AT}/static/main.js"
+
+
+_BUNDLE: Final = bundle_url(conf.get("api", "base_url", fallback="") or "")
 
 
 class CheckpointPlugin(AirflowPlugin):
