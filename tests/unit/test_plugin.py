@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from airflow_checkpoint_etl import plugin
 from airflow_checkpoint_etl.plugin import MOUNTED_AT, CheckpointPlugin, bundle_url
-from airflow_checkpoint_etl.plugin.app import STATIC
+
+STATIC = Path(plugin.__file__).parent / "static"
 
 
 @pytest.mark.parametrize(
