@@ -26,6 +26,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 import airflow_checkpoint_etl.sources.failures
 import airflow_checkpoint_etl.warehouses.refusals
 from airflow_checkpoint_etl import errors, pipeline
+from airflow_checkpoint_etl.confirmation import Confirmer
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.demo.servers import HOST, free_port
 from airflow_checkpoint_etl.errors import (
@@ -33,12 +34,17 @@ from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     ChunkTooLargeError,
     ConfigurationError,
+    ConfirmationError,
+    CopiedChunkError,
     CorruptRecordError,
     FencedError,
     ManifestConflictError,
     MissingDependencyError,
     MissingPrivilegeError,
     PipelineChangedError,
+    PlanEndedError,
+    PlanNotDoneError,
+    PlanOpenError,
     PreflightError,
     ReplayError,
     RewindError,
@@ -48,14 +54,19 @@ from airflow_checkpoint_etl.errors import (
     SourceResetError,
     StageBusyError,
     StagedChunkError,
+    StageWaitingError,
     TooManyRejectedError,
     TransformError,
     TypeMismatchError,
+    UpstreamFailedError,
     UpstreamLostError,
+    UpstreamSkippedError,
     ValueNotCarriedError,
     WarehouseRestoredError,
 )
 from airflow_checkpoint_etl.failpoints import ENVIRONMENT, FailpointError, reset
+from airflow_checkpoint_etl.following import Following, Upstream
+from airflow_checkpoint_etl.planner import Cutting, Planner
 from airflow_checkpoint_etl.protocol import Lane, Stage
 from airflow_checkpoint_etl.sources.failures import LostConnectionError
 from airflow_checkpoint_etl.sources.session import conninfo_of
@@ -695,6 +706,49 @@ def test_lanes_that_were_rewound_restored_or_changed(world, scenario):
     scenario(WarehouseRestoredError, world.stage, "extract", "run_2")
     world.source["where"] = f"customer <> '{ROW}'"
     scenario(PipelineChangedError, world.stage, "extract", "run_3")
+
+
+def test_a_range_that_is_in_the_way_not_done_or_over(world, scenario):
+    runner, ports = world.runner("plan")
+    planner = Planner(ports, runner._attempt)
+    keys = planner.plan(Cutting(parts=2, rows_per_part=2))
+    assert len(keys) == 2
+    scenario(PlanNotDoneError, planner.close)
+    ports.close()
+    scenario(PlanOpenError, world.stage, "extract", "run_2")
+    with world.admin() as admin:
+        admin.abandon_plan(dry_run=False)
+    world.part = keys[0]
+    scenario(PlanEndedError, world.stage, "extract", "run_3")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "expected"),
+    [
+        (Upstream.FAILED, UpstreamFailedError),
+        (Upstream.SKIPPED, UpstreamSkippedError),
+        (Upstream.WORKING, StageWaitingError),
+    ],
+)
+def test_a_stage_before_that_fails_is_skipped_or_takes_its_time(
+    world, scenario, upstream, expected
+):
+    world.attempt["following"] = Following(upstream=lambda: upstream, patience=0.0, poll=0.01)
+    error = scenario(
+        (UpstreamFailedError, UpstreamSkippedError, StageWaitingError), world.stage, "transform"
+    )
+    assert type(error) is expected
+
+
+def test_a_transform_that_meets_a_copied_chunk(world, scenario):
+    world.attempt["form"] = "copy"
+    world.stage("extract")
+    scenario(CopiedChunkError, world.stage, "transform", function=lambda record: record)
+
+
+@pytest.mark.parametrize("token", [ROW, f"{ROW}.{PASSWORD}", ""])
+def test_a_token_that_confirms_nothing(scenario, token):
+    scenario(ConfirmationError, Confirmer(PASSWORD.encode()).accept, token, "rewind", 0.0)
 
 
 def test_a_source_that_was_reset(world, scenario):

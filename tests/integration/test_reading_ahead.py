@@ -109,7 +109,7 @@ def test_a_store_that_forgets_makes_what_was_read_ahead_void(world, running):
     watch(ports.checkpoints, "append", forget)
     reads = watch(ports.source, "read", lambda *_: None)
     runner.extract()
-    lows = [low for low, _ in reads]
+    lows = [low for low, *_ in reads]
     assert lows[:6] == [BEGIN, "i8:100", "i8:200", "i8:300", "i8:400", BEGIN]
     world.stage("transform")
     world.stage("load")
