@@ -7,6 +7,7 @@ with its report, also from pytest-xdist's workers, and is summed up per file at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter, defaultdict
@@ -111,6 +112,15 @@ def compared(rows: int, missing: int, extra: int, doubled: int) -> None:
 def noted(what: str, number: int = 1) -> None:
     """Any other figure: what was explored, survived or lost by a negative control."""
     _current.counts["noted"][what] += number
+
+
+@contextlib.contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """A test did damage by hand, which the comparisons of this block must find: no loss of the pipeline's."""
+    before = Counter(_current.counts["compared"])
+    yield
+    _current.counts["compared"] = before
+    noted(what)
 
 
 # --- from one test to the end of the run -----------------------------------------------------------

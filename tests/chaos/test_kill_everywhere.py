@@ -14,6 +14,7 @@ from itertools import zip_longest
 import psycopg
 import pytest
 
+from tests import figures
 from tests.chaos import harness_checks
 from tests.chaos.harness_arena import FAST_SEED, SEEDS, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
@@ -121,7 +122,7 @@ def test_the_checks_notice_damage(arena, monkeypatch, noticed):
     )
     case.fetch(statement)
     try:
-        with pytest.raises(AssertionError, match=noticed):
+        with figures.damaged("damage noticed"), pytest.raises(AssertionError, match=noticed):
             assert_sound(history)
     finally:
         if undo:

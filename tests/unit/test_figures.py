@@ -28,6 +28,8 @@ def test_one(seed):
     figures.seeded(seed)
     figures.injected("SIGKILL", point=f"load.before_commit@{seed}")
     figures.compared(100, 0, 0, 0)
+    with figures.damaged("damage noticed"):
+        figures.compared(100, 1, 0, 0)
     figures.noted("lost by a control", seed)
     assert seed == 1
 """
@@ -50,7 +52,7 @@ def test_a_run_ends_with_its_figures(tmp_path, workers):
     )
     assert (
         "test_loud.py: 1 passed, 1 FAILED; 1 points; 2 seed(s); SIGKILL 2; 2 comparisons of 200 rows: "
-        "missing 0, extra 0, doubled 0; lost by a control 3\n"
+        "missing 0, extra 0, doubled 0; damage noticed 2; lost by a control 3\n"
     ) in ran.stdout
     assert "in all: 1 passed, 1 FAILED; 1 points; 2 seed(s); SIGKILL 2; 2 comp" in ran.stdout
     assert "test_quiet.py" not in ran.stdout.partition("what was injected")[2]
