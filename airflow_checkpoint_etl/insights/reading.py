@@ -386,8 +386,8 @@ def _stage_view(facts: LaneFacts, stage: Stage) -> StageView:
 
 def _share(facts: LaneFacts, stage: Stage) -> float | None:
     """How far a stage is in the newest run."""
-    run, position = facts.run, facts.position_of(stage)
-    if run is None or run.incarnation != facts.incarnation:
+    run, position = facts.goal, facts.position_of(stage)
+    if run is None:
         return None
     if run.done or (position is not None and position.cursor == run.target):
         return 1.0

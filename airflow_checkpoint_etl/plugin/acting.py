@@ -123,10 +123,7 @@ def replay(asked: Tried, user: User) -> dict[str, Any]:
 
 @router.post("/collect", dependencies=[Depends(action_logging("checkpoints_collect"))])
 def collect(asked: OnLane, user: User) -> dict[str, Any]:
-    """Delete what is staged and no longer needed, after the usual grace period."""
-    with _acting(user, asked) as (admin, _):
-        return {"removed": admin.collect(_GRACE)}
-
-
-_GRACE = dt.timedelta(minutes=15)
-"""How long a staged file is kept after its rows are loaded, or its writer is gone."""
+    """Delete what is staged and no longer needed, after the pipeline's own grace period."""
+    with _acting(user, asked) as (admin, seen):
+        grace = dt.timedelta(seconds=seen.settings.get("staging_grace", 900.0))
+        return {"removed": admin.collect(grace)}
