@@ -55,7 +55,9 @@ class Relay:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection((HOST, self._server))
-                self._links.append(_Link(client, server))
+                link = _Link(client, server)
+                self._links.append(link)  # before a byte passes, or its first turns go uncounted
+                link.start()
 
 
 class _Link:
@@ -65,6 +67,10 @@ class _Link:
         self._sockets = (client, server)
         self._answered = True
         self.turns = 0
+
+    def start(self) -> None:
+        """Pass on what either side says, until one of them closes."""
+        client, server = self._sockets
         for source, sink, heard in (
             (client, server, self._client_spoke),
             (server, client, self._server_spoke),
