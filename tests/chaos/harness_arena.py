@@ -27,13 +27,21 @@ if TYPE_CHECKING:
     from tests.chaos.harness_points import Scenario
 
 STORES = ("redis", "postgres")
-COUNT = int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10"))
-"""How long the long programme is: 10 is all of it, fewer seeds, pairs, cuts, ... for a look at it."""
 
-SEEDS = range(COUNT)
+
+def seeds(chosen: str) -> range:
+    """Read "10" (the first ten seeds) or "3-5" (those three)."""
+    first, _, last = chosen.rpartition("-")
+    return range(int(first), int(last) + 1) if first else range(int(last))
+
+
+SEEDS = seeds(os.environ.get("CHECKPOINT_ETL_CHAOS_SEEDS", "10"))
 """The seeds of the long programme."""
 
-HALF_THE_SEEDS = range(2, 2 + (COUNT + 1) // 2)
+COUNT = len(SEEDS)
+"""How long the long programme is: 10 is all of it, fewer seeds, pairs, cuts, ... for a look at it."""
+
+HALF_THE_SEEDS = range(2 + SEEDS.start, 2 + SEEDS.start + (COUNT + 1) // 2)
 """For what happens at very many moments with each seed; 1 is the default programme's."""
 
 FAST_SEED = int(os.environ.get("CHECKPOINT_ETL_CHAOS_SEED", "2026"))
