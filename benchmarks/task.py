@@ -22,6 +22,8 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
 }
 
+# Not a task's: a connection from the environment is looked up by way of it where no supervisor runs.
+import airflow.sdk.execution_time.supervisor  # noqa: E402, F401
 from airflow.sdk import DAG  # noqa: E402
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: E402
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import adbc_driver_manager
-import adbc_driver_postgresql.dbapi
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -204,6 +203,9 @@ class Session:
         return self._rows
 
     def _open_rows(self, control: psycopg.Connection[Any]) -> Any:
+        # It brings pyarrow.dataset and parquet with it, which nothing but these reads needs.
+        import adbc_driver_postgresql.dbapi  # noqa: PLC0415
+
         connection = adbc_driver_postgresql.dbapi.connect(conninfo_of(control), autocommit=True)
         try:
             role, path = self._inherited
