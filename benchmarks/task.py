@@ -26,12 +26,15 @@ os.environ |= {
 import airflow.sdk.execution_time.supervisor  # noqa: E402, F401
 from airflow.sdk import DAG  # noqa: E402
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: E402
+from airflow.sdk.listener import get_listener_manager  # noqa: E402
 
 import airflow_checkpoint_etl as package  # noqa: E402
 from benchmarks import functions  # noqa: E402
 
 for _name in package.__all__:  # as the DAG file that Airflow has read by then
     getattr(package, _name)
+
+get_listener_manager()  # every task's: it loads the plugins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ import pytest
 from airflow.providers.common.sql.hooks import lineage
 
 from airflow_checkpoint_etl import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.observability import hook_lineage
 from airflow_checkpoint_etl.observability.hook_lineage import tell_copied
 from tests.observers import finished
 
@@ -24,6 +25,7 @@ def collected(monkeypatch):
     if not hasattr(collector, "add_extra"):
         pytest.skip("this Airflow's collector knows datasets alone, and no statements")
     monkeypatch.setattr(lineage, "get_hook_lineage_collector", lambda: collector)
+    monkeypatch.setattr(hook_lineage, "_somebody_reads", lambda: True)
 
     def extras():
         return [(each.context, each.key, each.value) for each in collector.collected_assets.extra]
@@ -52,6 +54,14 @@ def test_a_transform_and_an_attempt_without_chunks_tell_nothing(collected):
     assert collected() == []
 
 
+def test_nobody_is_told_where_no_plugin_reads(monkeypatch):
+    calls = []
+    monkeypatch.setattr(lineage, "send_sql_hook_lineage", lambda **told: calls.append(told))
+    tell_copied(ORDERS, "load", finished().summary)
+    assert not calls
+
+
 def test_an_older_sql_provider_has_no_such_lineage(monkeypatch):
+    monkeypatch.setattr(hook_lineage, "_somebody_reads", lambda: True)
     monkeypatch.delattr(lineage, "send_sql_hook_lineage")
     tell_copied(ORDERS, "load", finished().summary)
