@@ -1,6 +1,7 @@
 """What an attempt leaves for people who look at its stage: what it waits for, and why it failed.
 
-Best effort and bounded: one row per stage, overwritten; an attempt that cannot leave a note goes on
+Best effort and bounded: one row per stage, overwritten (and one in the lane's history for an attempt that
+was fenced); an attempt that cannot leave a note goes on
 without. No decision rests on it. Never a row value, a password or a URI: only this package's own errors
 are quoted, which hold none; of others the kind and the code are told.
 """
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 LONGEST: Final = 500
 """Characters of a message that are kept."""
 
-_SILENT: Final = (StageBusyError, StageWaitingError, CancelledError, FencedError)
+_SILENT: Final = (StageBusyError, StageWaitingError, CancelledError)
 """Ends of an attempt that are no failure of its stage."""
 _CREDENTIALS: Final = re.compile(r"//[^/\s@]*@")
 _CONNECTION_ERRORS: Final = frozenset({"ConnectionError", "TimeoutError", "ConnectionRefusedError"})
@@ -96,6 +97,9 @@ class Notes:
     def failed(self, stage: Stage, error: Exception) -> None:
         """Say why the attempt failed."""
         if isinstance(error, _SILENT):
+            return
+        if isinstance(error, FencedError):
+            self._leave(stage, Note(fenced=True))
             return
         progress = self._progress
         at = progress.last if progress is not None else BEGIN

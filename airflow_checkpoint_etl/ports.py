@@ -428,11 +428,13 @@ class Note:
         waiting: what it waits for; empty for nothing.
         failure: why it failed; None when it did not.
         moved: whether it has done a chunk or reached the end: earlier failures are over.
+        fenced: whether a newer fence has ended it; that goes into the lane's history, not the stage.
     """
 
     waiting: str = ""
     failure: Failure | None = None
     moved: bool = False
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -638,6 +640,7 @@ class Warehouse(Protocol):
         """Leave a note on a stage; nothing happens unless the fence is still the newest.
 
         Without a fence (the attempt failed before it acquired the stage) only where nobody else works.
+        That an attempt was fenced is an event of the lane, kept where the fence is not the newest any more.
         """
         ...
 

@@ -56,6 +56,7 @@ class InMemoryWarehouse:
         self.ledger: list[Chunk] = []
         self.quarantine: list[tuple[str, str]] = []
         self.notes: dict[tuple[Lane, Stage], Note] = {}
+        self.fenced: list[tuple[Lane, Stage, Owner]] = []
         self._loaded: Counter[tuple[Lane, str, str]] = Counter()
         self._lanes: dict[Lane, LaneState] = {}
         self._fingerprints: dict[Lane, str] = {}
@@ -114,10 +115,12 @@ class InMemoryWarehouse:
         """End the lease, if this claim still has it."""
         self.heartbeat(claim, dt.timedelta(0))
 
-    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:  # noqa: ARG002
+    def note(self, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None) -> None:
         """Keep the note; nothing happens unless the fence is still the newest."""
         with self._lock:
-            if fence is not None and self._stages[lane, stage][0] == fence:
+            if note.fenced:
+                self.fenced.append((lane, stage, owner))
+            elif fence is not None and self._stages[lane, stage][0] == fence:
                 self.notes[lane, stage] = note
 
     def lane(self, lane: Lane) -> LaneState | None:

@@ -1,4 +1,7 @@
-"""Where a stage's attempts leave their notes: in the stage's row, overwritten each time."""
+"""Where a stage's attempts leave their notes: in the stage's row, overwritten each time.
+
+Only that an attempt was fenced goes into the lane's history: its stage's row is another one's by then.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ def leave(
     session: Session, lane: Lane, stage: Stage, owner: Owner, note: Note, fence: int | None
 ) -> None:
     """Write a note; see ``ports.Warehouse.note``."""
+    if note.fenced:
+        named = {"pipeline": lane.pipeline, "part": lane.part, "stage": stage.value}
+        session.rows(SQL["note_fenced"], named | {"actor": str(owner), "fence": fence})
+        return
     failure = json.dumps(as_json(note.failure), sort_keys=True) if note.failure else None
     session.rows(
         SQL["note_stage"],

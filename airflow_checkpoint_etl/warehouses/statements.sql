@@ -99,6 +99,17 @@ where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s
                or lease_until is null
                or lease_until < clock_timestamp()));
 
+-- name: note_fenced
+-- An attempt that was taken over says so in the lane's history: the one thing that its stage's newest owner
+-- does not decide, and nothing reads to decide.
+insert into checkpoint_etl.event (pipeline, part, kind, actor, detail)
+select pipeline, part, 'fenced', %(actor)s, jsonb_build_object(
+    'stage', stage, 'fence', %(fence)s::bigint, 'newest_fence', fence, 'reason', format(
+        '%%s was taken over, released or rewound while it worked: its fence was %%s, the newest is %%s',
+        stage, %(fence)s::bigint, fence))
+from checkpoint_etl.stage
+where pipeline = %(pipeline)s and part = %(part)s and stage = %(stage)s and fence > %(fence)s;
+
 -- name: raise_load_fence
 -- From here on, the load transaction of any older attempt finds 0 rows.
 update checkpoint_etl.lane

@@ -187,7 +187,7 @@ def test_a_run_that_waits_for_transactions_says_for_which(world, insights):
     assert insights.lane(ORDERS).stage(Stage.EXTRACT).note == ""
 
 
-def test_a_fenced_attempt_leaves_no_note(world, insights):
+def test_a_fenced_attempt_is_no_failure_but_an_event_of_its_lane(world, insights):
     world.run()
     world.insert(100)
     world.stage("extract", "run_2")
@@ -206,7 +206,14 @@ def test_a_fenced_attempt_leaves_no_note(world, insights):
             runner.load()
     finally:
         ports.close()
-    assert insights.lane(ORDERS).stage(Stage.LOAD).failure is None
+    seen = insights.lane(ORDERS)
+    assert seen.stage(Stage.LOAD).failure is None
+    (fenced,) = seen.events
+    assert fenced.kind == "fenced"
+    assert fenced.actor.endswith("of run_2, try 1")
+    assert fenced.detail["stage"] == "load"
+    assert fenced.detail["fence"] < fenced.detail["newest_fence"]
+    assert "taken over" in fenced.reason
 
 
 def test_a_message_is_cut(world, insights):

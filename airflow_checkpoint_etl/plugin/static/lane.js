@@ -159,7 +159,7 @@ function Quarantine({ quarantine }) {
 }
 
 function Events({ events }) {
-  if (!events.length) return h(C.Text, { color: "fg.muted" }, "Nobody has rewound, reset, resynced or released this lane.");
+  if (!events.length) return h(C.Text, { color: "fg.muted" }, "Nobody has rewound, reset, resynced or released this lane, and no attempt was fenced.");
   return h(Rows, {
     label: "History",
     keyOf: (event) => event.id,
