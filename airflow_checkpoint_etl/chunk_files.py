@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_checkpoint_etl.frames import Form
-    from airflow_checkpoint_etl.ports import Claim, Rows, StagingArea
+    from airflow_checkpoint_etl.ports import Claim, StagingArea
+    from airflow_checkpoint_etl.ports.rows import Rows
     from airflow_checkpoint_etl.protocol import Chunk, Lane
     from airflow_checkpoint_etl.quarantine import Rejects
     from airflow_checkpoint_etl.staging.codec import StagedFile

@@ -23,7 +23,7 @@ from airflow_checkpoint_etl.staging import frames
 from airflow_checkpoint_etl.streams import MAX_DECODED, read_streams, write_streams
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.ports import Rows
+    from airflow_checkpoint_etl.ports.rows import Rows
 
 _RESTAGE: Final = "run the task that stages it again: clear it with Downstream"
 _STREAMS: Final = (1, 3)

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
         LaneState,
         Note,
         Passage,
-        Rows,
         Run,
     )
+    from airflow_checkpoint_etl.ports.rows import Rows
     from airflow_checkpoint_etl.postgres import Connect, Row
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner
     from airflow_checkpoint_etl.quarantine import Rejects
