@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import time
 
-from airflow_checkpoint_etl.observer import Began, ChunkDone, Failed, Finished, Waited, Waiting
+from airflow_checkpoint_etl.observer import (
+    Began,
+    Busy,
+    ChunkDone,
+    Failed,
+    Finished,
+    Waited,
+    Waiting,
+)
 from airflow_checkpoint_etl.progress import Summary
 from airflow_checkpoint_etl.protocol import Chunk, Lane, Stage
 
@@ -99,3 +107,15 @@ def finished(**changes):
         "size": 15_000,
     }
     return Finished(**where(), summary=Summary(**summary | changes))
+
+
+def one_of_each():
+    """Events that make every metric there is."""
+    return [
+        began(kept=2),
+        chunk_done(rejected=3),
+        waited(),
+        Busy(**where()),
+        failed(fenced=True),
+        finished(),
+    ]

@@ -10,15 +10,7 @@ import pytest
 
 from airflow_checkpoint_etl.observability import metrics
 from airflow_checkpoint_etl.observability.metrics import METRICS, MetricsObserver
-from airflow_checkpoint_etl.observer import Busy
-from tests.observers import (
-    began,
-    chunk_done,
-    failed,
-    finished,
-    waited,
-    where,
-)
+from tests.observers import began, chunk_done, failed, one_of_each
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAMES = {metric.name for metric in METRICS}
@@ -46,26 +38,16 @@ def sent(monkeypatch):
     return lines
 
 
-EVENTS = [
-    began(kept=2),
-    chunk_done(rejected=3),
-    waited(),
-    Busy(**where()),
-    failed(fenced=True),
-    finished(),
-]
-
-
 def test_every_metric_is_sent_by_some_event_as_the_kind_it_is_listed_as(sent):
     observer = MetricsObserver({"dag_id": "d", "task_id": "t"})
-    for event in EVENTS:
+    for event in one_of_each():
         observer.notice(event)
     assert {(kind, name) for kind, name, _, _ in sent} == {(m.kind, m.name) for m in METRICS}
 
 
 def test_every_metric_has_the_tags_it_is_listed_with(sent):
     observer = MetricsObserver({"dag_id": "d", "task_id": "t"})
-    for event in EVENTS:
+    for event in one_of_each():
         observer.notice(event)
     own = {metric.name: set(metric.tags) for metric in METRICS}
     for _, name, _, tags in sent:
