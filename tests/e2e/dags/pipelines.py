@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airflow.sdk import DAG, TaskGroup, get_current_context, task, task_group
+from airflow.sdk.definitions.deadline import AsyncCallback, DeadlineAlert, DeadlineReference
 
 from airflow_checkpoint_etl import (
     CheckpointExtractOperator,
@@ -21,6 +22,7 @@ from airflow_checkpoint_etl import (
     checkpoint_range_task_group,
     checkpoint_task_group,
 )
+from tests.e2e.lateness import say_late
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FLAGS = Path(os.environ["E2E_FLAGS"])
@@ -320,3 +322,21 @@ with DAG("tells", schedule=None, start_date=START):
         raise ValueError(text)
 
     tell("{{ dag_run.conf['text'] }}")
+
+with DAG(
+    "waits_in_vain",
+    schedule=None,
+    start_date=START,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=dt.timedelta(seconds=1),
+        callback=AsyncCallback(say_late, kwargs={"dag_id": "waits_in_vain"}),
+    ),
+):
+    CheckpointSensor(
+        task_id="loaded",
+        pipeline=pipeline("nothing_loads_this", "postgres"),
+        deferrable=True,
+        poke_interval=1.0,
+        timeout=600.0,
+    )
