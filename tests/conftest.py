@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,6 +111,15 @@ def world(request, new_database, valkey_server) -> Iterator[World]:
     made.fetch(ORDERS, at="source")
     made.insert(1000)
     return made
+
+
+# --- a run that is asked to end ---------------------------------------------------------------------
+
+
+def pytest_configure() -> None:
+    """SIGTERM (of ``timeout``, or a cancelled CI job) ends the run as Ctrl-C does: servers are stopped."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 # --- the whole run in parallel ---------------------------------------------------------------------
