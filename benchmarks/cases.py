@@ -90,6 +90,22 @@ def lacks_any(*checks: Callable[[], str]) -> Callable[[], str]:
     return lambda: next((reason for check in checks if (reason := check())), "")
 
 
+def following(**options: Any) -> tuple[Task, ...]:
+    """The three stages, each following the one before; the options are the transform's."""
+    return (
+        EXTRACT,
+        transform(follow=True, **options),
+        Task("load", "CheckpointLoadOperator", {"follow": True}),
+    )
+
+
+PER_BATCH: Final = {"python_callable": "per_batch", "mode": "batch"}
+PER_COLUMNS: Final = {"python_callable": "per_record", "columns": ["quantity", "note"]}
+PER_ROW: Final = {"python_callable": "per_record"}
+NO_FOLLOW: Final = lacks("CheckpointLoadOperator", "follow")
+NO_FORM: Final = lacks("Pipeline", "form")
+NO_COLUMNS: Final = lacks("CheckpointTransformOperator", "columns")
+
 IN_FILES: Final = {"staging": "{files}"}
 """Staging in files of a temporary folder, which the harness puts in for ``{files}``."""
 
@@ -114,39 +130,86 @@ CASES: Final = (
         share=0.25,
     ),
     Case(
-        "batch transform",
-        'mode="batch": pyarrow.Table -> pyarrow.Table',
-        (EXTRACT, transform(python_callable="per_batch", mode="batch"), LOAD),
-        IN_FILES,
-        changes=True,
-    ),
-    Case(
-        "whole-row dicts",
-        'mode="record": dict -> dict, all ten columns',
-        (EXTRACT, transform(python_callable="per_record"), LOAD),
-        IN_FILES,
-        changes=True,
-        share=0.1,
-    ),
-    Case(
-        "declared columns",
-        'mode="record", columns=["quantity", "note"]',
-        (
-            EXTRACT,
-            transform(python_callable="per_record", columns=["quantity", "note"]),
-            LOAD,
-        ),
-        IN_FILES,
-        changes=True,
-        share=0.25,
-        missing=lacks("CheckpointTransformOperator", "columns"),
-    ),
-    Case(
         "copy form",
         'form="copy": verbatim binary COPY, no transform',
         (EXTRACT, transform(), LOAD),
         {**IN_FILES, "form": "copy"},
-        missing=lacks("Pipeline", "form"),
+        missing=NO_FORM,
+    ),
+    Case(
+        "batch transform",
+        'mode="batch": pyarrow.Table -> pyarrow.Table',
+        (EXTRACT, transform(**PER_BATCH), LOAD),
+        IN_FILES,
+        changes=True,
+    ),
+    Case(
+        "declared columns",
+        'mode="record", columns=["quantity", "note"]',
+        (EXTRACT, transform(**PER_COLUMNS), LOAD),
+        IN_FILES,
+        changes=True,
+        share=0.5,
+        missing=NO_COLUMNS,
+    ),
+    Case(
+        "whole-row dicts",
+        'mode="record": dict -> dict, all ten columns',
+        (EXTRACT, transform(**PER_ROW), LOAD),
+        IN_FILES,
+        changes=True,
+        share=0.25,
+    ),
+    Case(
+        "one task",
+        "CheckpointTransferOperator: all stages in one task, nothing staged",
+        (Task("transfer", "CheckpointTransferOperator"),),
+        missing=lacks("CheckpointTransferOperator"),
+    ),
+    Case(
+        "stages at once",
+        "follow=True: every stage follows the one before while that still works",
+        following(),
+        IN_FILES,
+        together=True,
+        missing=NO_FOLLOW,
+    ),
+    Case(
+        "stages at once, copy form",
+        'follow=True and form="copy"',
+        following(),
+        {**IN_FILES, "form": "copy"},
+        together=True,
+        missing=lacks_any(NO_FOLLOW, NO_FORM),
+    ),
+    Case(
+        "stages at once, batch transform",
+        'follow=True and mode="batch"',
+        following(**PER_BATCH),
+        IN_FILES,
+        changes=True,
+        together=True,
+        missing=NO_FOLLOW,
+    ),
+    Case(
+        "stages at once, declared columns",
+        'follow=True, mode="record", columns=["quantity", "note"]',
+        following(**PER_COLUMNS),
+        IN_FILES,
+        changes=True,
+        together=True,
+        share=0.5,
+        missing=lacks_any(NO_FOLLOW, NO_COLUMNS),
+    ),
+    Case(
+        "stages at once, whole-row dicts",
+        'follow=True, mode="record", all ten columns',
+        following(**PER_ROW),
+        IN_FILES,
+        changes=True,
+        together=True,
+        share=0.25,
+        missing=NO_FOLLOW,
     ),
     Case(
         "two parts",
@@ -156,44 +219,18 @@ CASES: Final = (
         parts=2,
     ),
     Case(
-        "copy form, two parts",
+        "two parts, copy form",
         'form="copy"; two ranges of ids at once, each a part',
         (EXTRACT, transform(), LOAD),
         {**IN_FILES, "form": "copy"},
         parts=2,
-        missing=lacks("Pipeline", "form"),
+        missing=NO_FORM,
     ),
     Case(
-        "stages at once",
-        "follow=True: every stage follows the one before while that still works",
-        (
-            EXTRACT,
-            transform(follow=True),
-            Task("load", "CheckpointLoadOperator", {"follow": True}),
-        ),
-        IN_FILES,
-        together=True,
-        missing=lacks("CheckpointLoadOperator", "follow"),
-    ),
-    Case(
-        "stages at once, copy form",
-        'follow=True and form="copy"',
-        (
-            EXTRACT,
-            transform(follow=True),
-            Task("load", "CheckpointLoadOperator", {"follow": True}),
-        ),
-        {**IN_FILES, "form": "copy"},
-        together=True,
-        missing=lacks_any(
-            lacks("CheckpointLoadOperator", "follow"),
-            lacks("Pipeline", "form"),
-        ),
-    ),
-    Case(
-        "one task",
-        "CheckpointTransferOperator: all stages in one task, nothing staged",
+        "two parts, one task each",
+        "CheckpointTransferOperator; two ranges of ids at once, each a part",
         (Task("transfer", "CheckpointTransferOperator"),),
+        parts=2,
         missing=lacks("CheckpointTransferOperator"),
     ),
 )
