@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Part": "airflow_checkpoint_etl.parts",
     "Pipeline": "airflow_checkpoint_etl.pipeline",
-    "PostgresSource": "airflow_checkpoint_etl.pipeline",
-    "PostgresWarehouse": "airflow_checkpoint_etl.pipeline",
+    "PostgresSource": "airflow_checkpoint_etl.endpoints",
+    "PostgresWarehouse": "airflow_checkpoint_etl.endpoints",
     "Reject": "airflow_checkpoint_etl.quarantine",
     "CheckpointExtractOperator": "airflow_checkpoint_etl.operators.stages",
     "CheckpointTransformOperator": "airflow_checkpoint_etl.operators.stages",
@@ -29,6 +29,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
     from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
     from airflow_checkpoint_etl.operators.collect import CheckpointCollectOperator
     from airflow_checkpoint_etl.operators.stages import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     )
     from airflow_checkpoint_etl.operators.transfer import CheckpointTransferOperator
     from airflow_checkpoint_etl.parts import Part
-    from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+    from airflow_checkpoint_etl.pipeline import Pipeline
     from airflow_checkpoint_etl.quarantine import Reject
     from airflow_checkpoint_etl.retries import checkpoint_retry_policy
     from airflow_checkpoint_etl.sensors.checkpoint import CheckpointSensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.filters import check_filter
-from airflow_checkpoint_etl.pipeline import check_part
+from airflow_checkpoint_etl.parameters import check_part
 from airflow_checkpoint_etl.range_plans import is_planned
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from airflow_checkpoint_etl.admin import Admin
 from airflow_checkpoint_etl.attempt import Attempt
 from airflow_checkpoint_etl.checkpoints.postgres import PostgresCheckpointStore
 from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.ports import Ports
 from airflow_checkpoint_etl.protocol import Lane, Owner
 from airflow_checkpoint_etl.runner import StageRunner

@@ -15,7 +15,7 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from airflow_checkpoint_etl.errors import CheckpointEtlError
 from airflow_checkpoint_etl.hooks.insights import Warehouses
 from airflow_checkpoint_etl.insights import as_json
-from airflow_checkpoint_etl.pipeline import check_part
+from airflow_checkpoint_etl.parameters import check_part
 from airflow_checkpoint_etl.protocol import Lane
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     MissingPrivilegeError,
@@ -19,7 +20,7 @@ from airflow_checkpoint_etl.errors import (
 )
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook, open_store, postgres_connector
 from airflow_checkpoint_etl.insights import MOST, Insights, Page
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.ports import Ports
 from airflow_checkpoint_etl.protocol import Lane
 from airflow_checkpoint_etl.settings import warehouse_conn_ids

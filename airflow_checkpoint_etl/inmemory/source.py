@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.frames import Form
-    from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.ports import Sink, Sweep
 
 _PG_TYPES: Final[dict[type, str]] = {

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.frames import Columns
-    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
     from airflow_checkpoint_etl.ports import Floor, LaneSpec, Note, Passage, Run
     from airflow_checkpoint_etl.ports.rows import Rows
     from airflow_checkpoint_etl.protocol import Chunk, Lane, Owner

@@ -28,7 +28,7 @@ from airflow_checkpoint_etl.mcp.results import (
     Quarantine,
     of_rewind,
 )
-from airflow_checkpoint_etl.pipeline import check_part
+from airflow_checkpoint_etl.parameters import check_part
 from airflow_checkpoint_etl.plans import plan_rewind, read_cursor, told_rewind
 from airflow_checkpoint_etl.protocol import Lane, Stage
 

@@ -159,7 +159,7 @@ def _table(conn_id: str, name: str, facts: TableFacts | None) -> Dataset:
 
 def _names(hook: Any, name: str) -> tuple[str, str]:
     """Schema and name of a table as it is written; a name alone is in the connection's own schema."""
-    from airflow_checkpoint_etl.pipeline import name_parts  # noqa: PLC0415
+    from airflow_checkpoint_etl.parameters import name_parts  # noqa: PLC0415
 
     parts = name_parts(name)
     if len(parts) > 1:

@@ -10,7 +10,8 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.hooks.checkpoint import CheckpointHook
 from airflow_checkpoint_etl.operators.links import CheckpointsLink
-from airflow_checkpoint_etl.pipeline import Pipeline, check_part
+from airflow_checkpoint_etl.parameters import check_part
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.protocol import Lane
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from airflow_checkpoint_etl.operators.asset import event_extra, pipeline_alias
 from airflow_checkpoint_etl.operators.following import following_of, is_in_process, neighbours_of
 from airflow_checkpoint_etl.operators.lineage import LineageMixin
 from airflow_checkpoint_etl.operators.links import CheckpointsLink
-from airflow_checkpoint_etl.pipeline import Pipeline, check_part
+from airflow_checkpoint_etl.parameters import check_part
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.protocol import IllegalMove, Lane, Owner, Stage
 from airflow_checkpoint_etl.runner import StageRunner
 from airflow_checkpoint_etl.settings import Settings

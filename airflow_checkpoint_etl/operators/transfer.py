@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import invalid
 from airflow_checkpoint_etl.operators.asset import pipeline_alias
 from airflow_checkpoint_etl.operators.stages import CheckpointExtractOperator
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.transfer import TransferRunner
 

@@ -17,7 +17,7 @@ from airflow_checkpoint_etl.errors import (
 )
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
 
 _SPEAKING_CLASSES: Final = frozenset({"08", "0A", "28", "3D", "3F", "42", "53", "55", "57", "58"})
 _NOT_RETRYABLE_CLASSES: Final = frozenset({"0A", "3D", "3F", "42"})

@@ -20,8 +20,8 @@ from airflow_checkpoint_etl.sources.standby import check_primary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.errors import PreflightError
-    from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session
 

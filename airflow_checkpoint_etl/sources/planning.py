@@ -17,7 +17,7 @@ from airflow_checkpoint_etl.sources.keyset import Column, Keyset
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.sources.session import ResultColumn, Session
 
 CURSOR_TYPES: Final = {

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
 
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.frames import Columns, Form
-    from airflow_checkpoint_etl.pipeline import PostgresSource
     from airflow_checkpoint_etl.ports import Bound, Sink, SourceFacts
     from airflow_checkpoint_etl.sources.planning import Plan
 

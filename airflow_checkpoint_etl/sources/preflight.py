@@ -17,7 +17,7 @@ from airflow_checkpoint_etl.sources.failures import LostConnectionError, refuse
 from airflow_checkpoint_etl.sources.keyset import start_after_texts
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.sources.modes import Settling
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session

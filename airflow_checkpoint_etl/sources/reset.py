@@ -16,7 +16,7 @@ from airflow_checkpoint_etl.errors import SourceResetError
 from airflow_checkpoint_etl.sources import queries
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.sources.modes import Settling
     from airflow_checkpoint_etl.sources.planning import Plan
     from airflow_checkpoint_etl.sources.session import Session

@@ -34,7 +34,7 @@ from airflow_checkpoint_etl.sources.waiting import Telling, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
     from airflow_checkpoint_etl.sources.modes import Settling
     from airflow_checkpoint_etl.sources.planning import Plan

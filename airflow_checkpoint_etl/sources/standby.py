@@ -15,7 +15,7 @@ from airflow_checkpoint_etl.sources.failures import refuse
 from airflow_checkpoint_etl.sources.waiting import wait_until
 
 if TYPE_CHECKING:
-    from airflow_checkpoint_etl.pipeline import PostgresSource
+    from airflow_checkpoint_etl.endpoints import PostgresSource
     from airflow_checkpoint_etl.sources.interrupt import Interruptible
     from airflow_checkpoint_etl.sources.session import Session
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.frames import Columns
-    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
     from airflow_checkpoint_etl.ports import (
         Claim,
         Floor,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import psycopg
     import pyarrow as pa
 
-    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
+    from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.warehouses.catalog import Place
     from airflow_checkpoint_etl.warehouses.ddl import NewTable
 

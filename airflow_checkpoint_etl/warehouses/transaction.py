@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.frames import Columns
-    from airflow_checkpoint_etl.pipeline import PostgresWarehouse
     from airflow_checkpoint_etl.ports import Claim, Passage
     from airflow_checkpoint_etl.ports.rows import Rows
     from airflow_checkpoint_etl.postgres import Row, Session

@@ -18,10 +18,11 @@ from airflow_checkpoint_etl.attempt import Attempt
 from airflow_checkpoint_etl.checkpoints.postgres import PostgresCheckpointStore
 from airflow_checkpoint_etl.checkpoints.redis import RedisCheckpointStore
 from airflow_checkpoint_etl.columns import field_of
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.guarantee import Promise
 from airflow_checkpoint_etl.inmemory.source import InMemorySource
 from airflow_checkpoint_etl.inmemory.stores import InMemoryStagingArea
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.ports import Bound, Ports, Read, SourceFacts
 from airflow_checkpoint_etl.protocol import Lane, Owner
 from airflow_checkpoint_etl.runner import StageRunner

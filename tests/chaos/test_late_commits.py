@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.guarantee import Promise
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import modes, queries, settle
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.sources.settle import Settler

@@ -17,13 +17,13 @@ from psycopg import sql
 
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.columns import PG_TYPE
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     ConfigurationError,
     PreflightError,
     TypeMismatchError,
 )
-from airflow_checkpoint_etl.pipeline import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.sources.keyset import Column, Keyset, start_after_texts
 from airflow_checkpoint_etl.warehouses import catalog, copying
 from airflow_checkpoint_etl.warehouses.catalog import Place, TargetFacts, quoted, too_long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import (
     ConfigurationError,
     PreflightError,
@@ -12,7 +13,7 @@ from airflow_checkpoint_etl.errors import (
     StageBusyError,
 )
 from airflow_checkpoint_etl.operators.stages import CheckpointExtractOperator
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 
 
 def double(record):

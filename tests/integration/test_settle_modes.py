@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.errors import (
     MissingPrivilegeError,
     PreflightError,
     SettleTimeoutError,
     SourceResetError,
 )
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import catalog
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from tests.standby import StandbyServer

@@ -10,8 +10,8 @@ import pytest
 
 from airflow_checkpoint_etl import guarantee
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.errors import MissingPrivilegeError, PreflightError
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import catalog
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from tests.conftest import Database

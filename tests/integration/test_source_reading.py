@@ -13,13 +13,13 @@ from psycopg import sql
 
 from airflow_checkpoint_etl import columns as carrying
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.errors import (
     CancelledError,
     CheckpointEtlError,
     TypeMismatchError,
     ValueNotCarriedError,
 )
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 
 

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.errors import CancelledError, PreflightError, SettleTimeoutError
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import catalog, queries, settle
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl.pipeline import PostgresSource
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.sources.splitting import Splitter
 

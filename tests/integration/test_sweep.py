@@ -16,9 +16,9 @@ import redis
 
 from airflow_checkpoint_etl import failpoints
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource
 from airflow_checkpoint_etl.errors import CorruptRecordError
 from airflow_checkpoint_etl.failpoints import FailpointError
-from airflow_checkpoint_etl.pipeline import PostgresSource
 from airflow_checkpoint_etl.sources import sweeping
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.sweep import parse

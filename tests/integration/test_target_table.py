@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_checkpoint_etl.columns import PG_TYPE
+from airflow_checkpoint_etl.endpoints import PostgresWarehouse
 from airflow_checkpoint_etl.errors import (
     CheckpointEtlError,
     ConfigurationError,
@@ -20,7 +21,6 @@ from airflow_checkpoint_etl.errors import (
     TypeMismatchError,
     ValueNotCarriedError,
 )
-from airflow_checkpoint_etl.pipeline import PostgresWarehouse
 from airflow_checkpoint_etl.warehouses.refusals import MissingParentError
 from airflow_checkpoint_etl.warehouses.target import TargetTable
 

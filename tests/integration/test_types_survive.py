@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 
 from airflow_checkpoint_etl.cursor import BEGIN
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import PreflightError, TypeMismatchError, ValueNotCarriedError
 from airflow_checkpoint_etl.frames import Frames
-from airflow_checkpoint_etl.pipeline import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.sources.postgres import PostgresReader
 from airflow_checkpoint_etl.staging import codec
 from airflow_checkpoint_etl.warehouses.frames import FrameTable

@@ -12,8 +12,8 @@ from airflow_checkpoint_etl import Part, Pipeline, PostgresSource, PostgresWareh
 from airflow_checkpoint_etl import cursor as cursors
 from airflow_checkpoint_etl.errors import ConfigurationError
 from airflow_checkpoint_etl.filters import check_filter
+from airflow_checkpoint_etl.parameters import check_part
 from airflow_checkpoint_etl.parts import divided
-from airflow_checkpoint_etl.pipeline import check_part
 from airflow_checkpoint_etl.planner import Cutting
 from airflow_checkpoint_etl.range_plans import RangePlan, is_planned, main_lane
 

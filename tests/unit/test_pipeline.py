@@ -8,14 +8,10 @@ from decimal import Decimal
 
 import pytest
 
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import ConfigurationError
-from airflow_checkpoint_etl.pipeline import (
-    Pipeline,
-    PostgresSource,
-    PostgresWarehouse,
-    check_part,
-    parse_size,
-)
+from airflow_checkpoint_etl.parameters import check_part, parse_size
+from airflow_checkpoint_etl.pipeline import Pipeline
 
 NAN = float("nan")
 

@@ -10,13 +10,14 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from airflow_checkpoint_etl.endpoints import PostgresSource, PostgresWarehouse
 from airflow_checkpoint_etl.errors import (
     ConfigurationError,
     StagedChunkError,
     TooManyRejectedError,
     TransformError,
 )
-from airflow_checkpoint_etl.pipeline import Pipeline, PostgresSource, PostgresWarehouse
+from airflow_checkpoint_etl.pipeline import Pipeline
 from airflow_checkpoint_etl.protocol import Chunk
 from airflow_checkpoint_etl.quarantine import Policy, Tally, payloads, rejects_of
 from airflow_checkpoint_etl.staging import codec
