@@ -52,6 +52,7 @@ class Case:
         parts: how many ranges of ids are moved at once, each as a part with tasks of its own.
         together: whether the tasks of a part start at once.
         share: the share of the rows that is moved, for what is slow.
+        goal: at most how many times the limit's time it should take on two cores.
         missing: says what the installed version lacks; "" when nothing.
     """
 
@@ -63,6 +64,7 @@ class Case:
     parts: int = 1
     together: bool = False
     share: float = 1.0
+    goal: float | None = None
     missing: Callable[[], str] = lambda: ""
 
 
@@ -135,6 +137,7 @@ CASES: Final = (
         (EXTRACT, transform(), LOAD),
         {**IN_FILES, "form": "copy"},
         missing=NO_FORM,
+        goal=1.6,
     ),
     Case(
         "batch transform",
@@ -142,6 +145,7 @@ CASES: Final = (
         (EXTRACT, transform(**PER_BATCH), LOAD),
         IN_FILES,
         changes=True,
+        goal=2.1,
     ),
     Case(
         "declared columns",
@@ -151,6 +155,7 @@ CASES: Final = (
         changes=True,
         share=0.5,
         missing=NO_COLUMNS,
+        goal=2.6,
     ),
     Case(
         "whole-row dicts",
@@ -159,12 +164,14 @@ CASES: Final = (
         IN_FILES,
         changes=True,
         share=0.25,
+        goal=4.5,
     ),
     Case(
         "one task",
         "CheckpointTransferOperator: all stages in one task, nothing staged",
         (Task("transfer", "CheckpointTransferOperator"),),
         missing=lacks("CheckpointTransferOperator"),
+        goal=1.15,
     ),
     Case(
         "stages at once",
@@ -181,6 +188,7 @@ CASES: Final = (
         {**IN_FILES, "form": "copy"},
         together=True,
         missing=lacks_any(NO_FOLLOW, NO_FORM),
+        goal=1.2,
     ),
     Case(
         "stages at once, batch transform",
@@ -190,6 +198,7 @@ CASES: Final = (
         changes=True,
         together=True,
         missing=NO_FOLLOW,
+        goal=1.6,
     ),
     Case(
         "stages at once, declared columns",
@@ -200,6 +209,7 @@ CASES: Final = (
         together=True,
         share=0.5,
         missing=lacks_any(NO_FOLLOW, NO_COLUMNS),
+        goal=2.0,
     ),
     Case(
         "stages at once, whole-row dicts",
@@ -210,6 +220,7 @@ CASES: Final = (
         together=True,
         share=0.25,
         missing=NO_FOLLOW,
+        goal=3.0,
     ),
     Case(
         "two parts",
@@ -225,6 +236,7 @@ CASES: Final = (
         {**IN_FILES, "form": "copy"},
         parts=2,
         missing=NO_FORM,
+        goal=1.2,
     ),
     Case(
         "two parts, one task each",
@@ -232,5 +244,6 @@ CASES: Final = (
         (Task("transfer", "CheckpointTransferOperator"),),
         parts=2,
         missing=lacks("CheckpointTransferOperator"),
+        goal=1.0,
     ),
 )

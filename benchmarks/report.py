@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.cases import CASES
 from benchmarks.result import Median
 from benchmarks.transfer import LIMIT
 
@@ -64,12 +65,28 @@ def _transfer_row(one: Median, limit: float | None) -> tuple[str, ...]:
         f"{one.rows:,}",
         f"{one.seconds:.1f} ({low:.1f} to {high:.1f})",
         f"{one.rows_a_second:,.0f}",
-        f"{limit / one.rows_a_second:.2f}" if limit else "-",
+        _ratio(one, limit),
         " + ".join(f"{seconds:.1f}" for seconds in one.stages.values()) or "-",
         f"{one.cpu_seconds:.1f}",
         f"{one.peak_bytes / 1e6:.0f}",
         content_words(one),
     )
+
+
+def _ratio(one: Median, limit: float | None) -> str:
+    if limit is None:
+        return "-"
+    goal = next((case.goal for case in CASES if case.name == one.name), None)
+    return f"{limit / one.rows_a_second:.2f}" + (f" (goal {goal:g})" if goal else "")
+
+
+def against(raw: Mapping[str, Any], peer: str, ways: Sequence[str]) -> str:
+    """Say how many times as fast as a peer some ways are; "" when the peer was not measured."""
+    speeds = {one["name"]: one["rows_a_second"] for one in raw["medians"]}
+    if peer not in speeds:
+        return ""
+    told = [f"{way} {speeds[way] / speeds[peer]:.1f}" for way in ways if way in speeds]
+    return f"Times as fast as {peer}: {', '.join(told)}." if told else ""
 
 
 def content_words(one: Median) -> str:
