@@ -167,3 +167,14 @@ def open_browser(chromium, site, request, tmp_path):
         seen = tmp_path / f"{request.node.name}-{number}.png"
         one.page.screenshot(path=seen)  # what a failure looked like
         one.context.close()
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the pages' tests in the order they are written: each goes on where the one before left the run."""
+    places = [
+        place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent
+    ]
+    told = sorted((items[place] for place in places), key=lambda item: item.location[:2])
+    for place, item in zip(places, told, strict=True):
+        items[place] = item
