@@ -21,6 +21,10 @@ from airflow_checkpoint_etl.frames import BLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+_PIECE: Final = 64 << 10
+"""Bytes of rows that are joined at once. psycopg gives every row as a memoryview, and Python's garbage
+collector looks at each that lives: of a whole block of them it takes a third of the reading's time."""
+
 _WAIT_SECONDS: Final = 0.25
 _CANCEL_SECONDS: Final = 2.0
 _DRAIN_SECONDS: Final = 10.0
@@ -74,23 +78,28 @@ class CopyOut:
         self._finish(self._result())
 
     def _pieces(self) -> Iterator[bytes]:
-        take, pieces, size = self._pgconn.get_copy_data, [], 0
+        take, rows, size = self._pgconn.get_copy_data, [], 0
+        pieces, total = [], 0
         while True:
             length, data = take(1)
             if length > 0:
-                pieces.append(data)
+                rows.append(data)
                 size += length
-                if size < BLOCK:
+                if size < _PIECE:
                     continue
             elif length == 0:
                 self._check()
                 self._wait()
                 continue
             self._copying = length > 0
-            if pieces:
-                self.arrived += len(pieces)
+            if rows:
+                self.arrived += len(rows)
+                pieces.append(b"".join(rows))
+                total += size
+                rows, size = [], 0
+            if pieces and (total >= BLOCK or not self._copying):
                 yield b"".join(pieces)
-                pieces, size = [], 0
+                pieces, total = [], 0
             if not self._copying:
                 return
 
