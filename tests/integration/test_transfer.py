@@ -463,7 +463,8 @@ def test_a_transfer_keeps_no_more_than_a_few_blocks_in_memory(world, monkeypatch
 
     monkeypatch.setattr(transfer._Reading, "_take", watching)
     monkeypatch.setattr(transfer, "_AHEAD", 3)
-    monkeypatch.setattr("airflow_checkpoint_etl.copyout.BLOCK", 1000)
+    for size in ("BLOCK", "_PIECE"):
+        monkeypatch.setattr(f"airflow_checkpoint_etl.copyout.{size}", 1000)
     world.source["chunk_rows"] = 1000
     world.transfer()
     world.assert_exact()
