@@ -32,11 +32,16 @@ def _memory(field: str) -> int:
     return 0
 
 
-def _peak_since(before: int) -> int:
-    """Bytes above ``before`` that this process, or its largest child, had at its peak."""
+def _largest_child() -> int:
+    """Bytes of the largest child that has ended; one that was forked to start a program had all of ours."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _KIB
+
+
+def _peak_since(before: int, child_before: int) -> int:
+    """Bytes above ``before`` that this process had at its peak, and those of its largest new child."""
     peak = _memory("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _KIB
-    return max(peak - before, 0) + child
+    child = _largest_child()
+    return max(peak - before, 0) + (child if child > child_before else 0)
 
 
 def _cpu() -> float:
@@ -56,6 +61,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")  # the peak starts anew from here
     before = _memory("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    child = _largest_child()
     cpu, started, clock = _cpu(), time.time(), time.perf_counter()
     outcome: dict[str, object]
     try:
@@ -67,7 +73,7 @@ def main() -> None:
     outcome |= {
         "seconds": seconds,
         "cpu_seconds": _cpu() - cpu,
-        "peak_bytes": _peak_since(before),
+        "peak_bytes": _peak_since(before, child),
         "started": started,
         "ended": started + seconds,
     }
