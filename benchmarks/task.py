@@ -26,7 +26,7 @@ os.environ |= {
 import airflow.sdk.execution_time.supervisor  # noqa: E402, F401
 
 # The file of a DAG with a cron schedule has it; importing it starts a process to look at Python's own.
-import croniter  # noqa: E402, F401
+import croniter  # type: ignore[import-untyped]  # noqa: E402, F401
 from airflow.sdk import DAG  # noqa: E402
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: E402
 from airflow.sdk.listener import get_listener_manager  # noqa: E402
