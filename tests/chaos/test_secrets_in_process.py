@@ -25,7 +25,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 import airflow_checkpoint_etl.sources.failures
 import airflow_checkpoint_etl.warehouses.refusals
-from airflow_checkpoint_etl import errors, pipeline
+from airflow_checkpoint_etl import endpoints, errors, pipeline
 from airflow_checkpoint_etl.confirmation import Confirmer
 from airflow_checkpoint_etl.cursor import BEGIN
 from airflow_checkpoint_etl.demo.servers import HOST, free_port
@@ -239,10 +239,10 @@ def test_reprs_show_neither_state_nor_passwords(world, scenario):
 def test_a_pipelines_repr_and_fingerprint_hold_no_values_of_its_filter(scenario):
     made = pipeline.Pipeline(
         pipeline_id="orders",
-        source=pipeline.PostgresSource(
+        source=endpoints.PostgresSource(
             conn_id="shop", query=f"select '{ROW}' as id", unique=True, settle="none"
         ),
-        warehouse=pipeline.PostgresWarehouse(conn_id="dwh", table="t"),
+        warehouse=endpoints.PostgresWarehouse(conn_id="dwh", table="t"),
         start_after=ROW,
     )
     assert_clean("a repr", repr(made) + made.fingerprint())
@@ -813,8 +813,8 @@ def test_missing_privileges_and_dependencies(world, scenario, monkeypatch):
 
 
 def test_a_configuration_that_is_wrong(scenario):
-    scenario(ConfigurationError, pipeline.PostgresSource, conn_id="shop", table="t", chunk_rows=0)
-    scenario(ConfigurationError, pipeline.PostgresWarehouse, conn_id="dwh", table="")
+    scenario(ConfigurationError, endpoints.PostgresSource, conn_id="shop", table="t", chunk_rows=0)
+    scenario(ConfigurationError, endpoints.PostgresWarehouse, conn_id="dwh", table="")
 
 
 def test_every_error_class_is_raised_by_a_scenario():
