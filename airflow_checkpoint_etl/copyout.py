@@ -16,7 +16,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
-from airflow_checkpoint_etl.frames import BLOCK
+from airflow_checkpoint_etl.frames import BLOCK, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -70,7 +70,7 @@ class CopyOut:
             return
         ended = False
         try:
-            yield from self._pieces()
+            yield from joined(self._pieces(), BLOCK)
             ended = True
         finally:
             if not ended:
@@ -78,12 +78,11 @@ class CopyOut:
         self._finish(self._result())
 
     def _pieces(self) -> Iterator[bytes]:
-        take, rows, size = self._pgconn.get_copy_data, [], 0
-        pieces, total = [], 0
+        take, pieces, size = self._pgconn.get_copy_data, [], 0
         while True:
             length, data = take(1)
             if length > 0:
-                rows.append(data)
+                pieces.append(data)
                 size += length
                 if size < _PIECE:
                     continue
@@ -92,14 +91,10 @@ class CopyOut:
                 self._wait()
                 continue
             self._copying = length > 0
-            if rows:
-                self.arrived += len(rows)
-                pieces.append(b"".join(rows))
-                total += size
-                rows, size = [], 0
-            if pieces and (total >= BLOCK or not self._copying):
+            if pieces:
+                self.arrived += len(pieces)
                 yield b"".join(pieces)
-                pieces, total = [], 0
+                pieces, size = [], 0
             if not self._copying:
                 return
 

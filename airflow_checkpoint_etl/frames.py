@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from airflow_checkpoint_etl.errors import StagedChunkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Form = Literal["auto", "arrow", "copy"]
 """How a pipeline's chunks are staged; see :class:`airflow_checkpoint_etl.pipeline.Pipeline`."""
@@ -27,8 +27,21 @@ CODEC: Final = "zstd"
 BLOCK: Final = 256 << 10
 """Bytes of a piece of a COPY: what is handed on at once, and what a queue holds several of."""
 
-_AT_ONCE: Final = 16
-"""Pieces that are compressed at once: 4 MiB, while which the thread that reads has the interpreter."""
+_AT_ONCE: Final = 4 << 20
+"""Bytes that are compressed at once, while which the thread that reads has the interpreter."""
+
+
+def joined(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield the same bytes in fewer pieces: each has at least ``size`` bytes, but for the last one."""
+    some, length = [], 0
+    for piece in pieces:
+        some.append(piece)
+        length += len(piece)
+        if length >= size:
+            yield b"".join(some)
+            some, length = [], 0
+    if some:
+        yield b"".join(some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +95,8 @@ class Frames:
 
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, CODEC) as stream:
-            for first in range(0, len(self.data), _AT_ONCE):
-                stream.write(b"".join(self.data[first : first + _AT_ONCE]))
+            for block in joined(self.data, _AT_ONCE):
+                stream.write(block)
         return replace(self, codec=CODEC, data=memoryview(sink.getvalue()))
 
     def blocks(self) -> Iterator[bytes]:
