@@ -6,7 +6,7 @@ A case that uses what the installed version does not offer is skipped and report
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import airflow_checkpoint_etl as package
@@ -92,158 +92,136 @@ def lacks_any(*checks: Callable[[], str]) -> Callable[[], str]:
     return lambda: next((reason for check in checks if (reason := check())), "")
 
 
-def following(**options: Any) -> tuple[Task, ...]:
-    """The three stages, each following the one before; the options are the transform's."""
-    return (
-        EXTRACT,
-        transform(follow=True, **options),
-        Task("load", "CheckpointLoadOperator", {"follow": True}),
-    )
-
-
-PER_BATCH: Final = {"python_callable": "per_batch", "mode": "batch"}
-PER_COLUMNS: Final = {"python_callable": "per_record", "columns": ["quantity", "note"]}
-PER_ROW: Final = {"python_callable": "per_record"}
-NO_FOLLOW: Final = lacks("CheckpointLoadOperator", "follow")
-NO_FORM: Final = lacks("Pipeline", "form")
-NO_COLUMNS: Final = lacks("CheckpointTransformOperator", "columns")
-
 IN_FILES: Final = {"staging": "{files}"}
 """Staging in files of a temporary folder, which the harness puts in for ``{files}``."""
 
+
+def three_stages(**options: Any) -> tuple[Task, ...]:
+    """The three stages; the options are the transform's."""
+    return (EXTRACT, transform(**options), LOAD)
+
+
+PASS_THROUGH: Final = Case(
+    "pass-through",
+    "no transform; staged in files",
+    three_stages(),
+    IN_FILES,
+)
+COPY_FORM: Final = Case(
+    "copy form",
+    'form="copy": verbatim binary COPY, no transform',
+    three_stages(),
+    {**IN_FILES, "form": "copy"},
+    missing=lacks("Pipeline", "form"),
+    goal=1.6,
+)
+BATCH: Final = Case(
+    "batch transform",
+    'mode="batch": pyarrow.Table -> pyarrow.Table',
+    three_stages(python_callable="per_batch", mode="batch"),
+    IN_FILES,
+    changes=True,
+    goal=2.1,
+)
+COLUMNS: Final = Case(
+    "declared columns",
+    'mode="record", columns=["quantity", "note"]',
+    three_stages(python_callable="per_record", columns=["quantity", "note"]),
+    IN_FILES,
+    changes=True,
+    share=0.5,
+    missing=lacks("CheckpointTransformOperator", "columns"),
+    goal=2.6,
+)
+DICTS: Final = Case(
+    "whole-row dicts",
+    'mode="record": dict -> dict, all ten columns',
+    three_stages(python_callable="per_record"),
+    IN_FILES,
+    changes=True,
+    share=0.25,
+    goal=4.5,
+)
+ONE_TASK: Final = Case(
+    "one task",
+    "CheckpointTransferOperator: all stages in one task, nothing staged",
+    (Task("transfer", "CheckpointTransferOperator"),),
+    missing=lacks("CheckpointTransferOperator"),
+    goal=1.15,
+)
+
+
+def at_once(case: Case, name: str, words: str, goal: float | None = None) -> Case:
+    """The same chain, with every stage following the one before."""
+    first, *others = case.tasks
+    followers = (replace(task, options={**task.options, "follow": True}) for task in others)
+    return replace(
+        case,
+        name=name,
+        words=words,
+        tasks=(first, *followers),
+        together=True,
+        goal=goal,
+        missing=lacks_any(lacks("CheckpointLoadOperator", "follow"), case.missing),
+    )
+
+
+def halved(case: Case, name: str, words: str, goal: float | None = None) -> Case:
+    """The same tasks over two ranges of ids at once, each a part."""
+    return replace(case, name=name, words=words, parts=2, goal=goal)
+
+
 CASES: Final = (
-    Case(
-        "pass-through",
-        "no transform; staged in files",
-        (EXTRACT, transform(), LOAD),
-        IN_FILES,
-    ),
-    Case(
-        "pass-through, Redis",
-        "the same; staged in Redis",
-        (EXTRACT, transform(), LOAD),
+    PASS_THROUGH,
+    replace(
+        PASS_THROUGH,
+        name="pass-through, Redis",
+        words="the same; staged in Redis",
+        pipeline={},
         share=0.25,
     ),
-    Case(
-        "pass-through, PostgreSQL",
-        "the same; checkpoints and staging in PostgreSQL",
-        (EXTRACT, transform(), LOAD),
-        {"checkpoint_conn_id": "checkpoints"},
+    replace(
+        PASS_THROUGH,
+        name="pass-through, PostgreSQL",
+        words="the same; checkpoints and staging in PostgreSQL",
+        pipeline={"checkpoint_conn_id": "checkpoints"},
         share=0.25,
     ),
-    Case(
-        "copy form",
-        'form="copy": verbatim binary COPY, no transform',
-        (EXTRACT, transform(), LOAD),
-        {**IN_FILES, "form": "copy"},
-        missing=NO_FORM,
-        goal=1.6,
-    ),
-    Case(
-        "batch transform",
-        'mode="batch": pyarrow.Table -> pyarrow.Table',
-        (EXTRACT, transform(**PER_BATCH), LOAD),
-        IN_FILES,
-        changes=True,
-        goal=2.1,
-    ),
-    Case(
-        "declared columns",
-        'mode="record", columns=["quantity", "note"]',
-        (EXTRACT, transform(**PER_COLUMNS), LOAD),
-        IN_FILES,
-        changes=True,
-        share=0.5,
-        missing=NO_COLUMNS,
-        goal=2.6,
-    ),
-    Case(
-        "whole-row dicts",
-        'mode="record": dict -> dict, all ten columns',
-        (EXTRACT, transform(**PER_ROW), LOAD),
-        IN_FILES,
-        changes=True,
-        share=0.25,
-        goal=4.5,
-    ),
-    Case(
-        "one task",
-        "CheckpointTransferOperator: all stages in one task, nothing staged",
-        (Task("transfer", "CheckpointTransferOperator"),),
-        missing=lacks("CheckpointTransferOperator"),
-        goal=1.15,
-    ),
-    Case(
+    COPY_FORM,
+    BATCH,
+    COLUMNS,
+    DICTS,
+    ONE_TASK,
+    at_once(
+        PASS_THROUGH,
         "stages at once",
         "follow=True: every stage follows the one before while that still works",
-        following(),
-        IN_FILES,
-        together=True,
-        missing=NO_FOLLOW,
     ),
-    Case(
-        "stages at once, copy form",
-        'follow=True and form="copy"',
-        following(),
-        {**IN_FILES, "form": "copy"},
-        together=True,
-        missing=lacks_any(NO_FOLLOW, NO_FORM),
-        goal=1.2,
-    ),
-    Case(
-        "stages at once, batch transform",
-        'follow=True and mode="batch"',
-        following(**PER_BATCH),
-        IN_FILES,
-        changes=True,
-        together=True,
-        missing=NO_FOLLOW,
-        goal=1.6,
-    ),
-    Case(
+    at_once(COPY_FORM, "stages at once, copy form", 'follow=True and form="copy"', 1.2),
+    at_once(BATCH, "stages at once, batch transform", 'follow=True and mode="batch"', 1.6),
+    at_once(
+        COLUMNS,
         "stages at once, declared columns",
         'follow=True, mode="record", columns=["quantity", "note"]',
-        following(**PER_COLUMNS),
-        IN_FILES,
-        changes=True,
-        together=True,
-        share=0.5,
-        missing=lacks_any(NO_FOLLOW, NO_COLUMNS),
-        goal=2.0,
+        2.0,
     ),
-    Case(
+    at_once(
+        DICTS,
         "stages at once, whole-row dicts",
         'follow=True, mode="record", all ten columns',
-        following(**PER_ROW),
-        IN_FILES,
-        changes=True,
-        together=True,
-        share=0.25,
-        missing=NO_FOLLOW,
-        goal=3.0,
+        3.0,
     ),
-    Case(
-        "two parts",
-        "no transform; two ranges of ids at once, each a part",
-        (EXTRACT, transform(), LOAD),
-        IN_FILES,
-        parts=2,
-    ),
-    Case(
+    halved(PASS_THROUGH, "two parts", "no transform; two ranges of ids at once, each a part"),
+    halved(
+        COPY_FORM,
         "two parts, copy form",
         'form="copy"; two ranges of ids at once, each a part',
-        (EXTRACT, transform(), LOAD),
-        {**IN_FILES, "form": "copy"},
-        parts=2,
-        missing=NO_FORM,
-        goal=1.2,
+        1.2,
     ),
-    Case(
+    halved(
+        ONE_TASK,
         "two parts, one task each",
         "CheckpointTransferOperator; two ranges of ids at once, each a part",
-        (Task("transfer", "CheckpointTransferOperator"),),
-        parts=2,
-        missing=lacks("CheckpointTransferOperator"),
-        goal=1.0,
+        1.0,
     ),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from benchmarks import chain, table
-from benchmarks.cases import EXTRACT, LOAD, Case, transform
+from benchmarks.cases import Case, three_stages
 from benchmarks.measure import measured
 from benchmarks.relay import Relay
 from benchmarks.scale import prefill
@@ -73,7 +73,7 @@ def _counts(bench: Bench, store: str, chunks: int) -> dict[str, dict[str, float]
     """Move the rows in so many chunks through relays; return what each server was asked."""
     options: dict[str, Any] = {"source": {"chunk_rows": ROWS // chunks}}
     options["checkpoint_conn_id"] = "redis" if store == "redis" else "checkpoints"
-    case = Case("overhead", "", (EXTRACT, transform(), LOAD), options)
+    case = Case("overhead", "", three_stages(), options)
     with psycopg.connect(bench.postgres.dsn(), autocommit=True) as connection:
         connection.execute("select pg_stat_statements_reset()")
     with contextlib.ExitStack() as stack:

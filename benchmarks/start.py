@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from benchmarks import table
-from benchmarks.cases import EXTRACT, LOAD, transform
+from benchmarks.cases import three_stages
 from benchmarks.measure import ROOT, Child, MeasurementError, measured
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _resume(bench: Bench) -> float:
 
 
 def _arguments(index: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    tasks = [{"operator": task.operator, "options": {}} for task in (EXTRACT, transform(), LOAD)]
+    tasks = [{"operator": task.operator, "options": {}} for task in three_stages()]
     return {"tasks": tasks, "index": index, "made_from": options}
 
 
