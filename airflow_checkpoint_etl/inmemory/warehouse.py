@@ -28,8 +28,6 @@ from airflow_checkpoint_etl.quarantine import Tally
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pyarrow as pa
-
     from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.ports import Floor, LaneSpec, Note, Passage, Run
@@ -172,9 +170,6 @@ class InMemoryWarehouse:
     def loaded_before(self, lane: Lane, incarnation: str, grace: dt.timedelta) -> int:  # noqa: ARG002
         """Return 0: in memory nothing is collected, so that a test can look at what was staged."""
         return 0
-
-    def accept(self, schema: pa.Schema) -> None:
-        """Every schema fits a list of dicts."""
 
     def copy_faults(self, columns: Columns) -> list[str]:
         """Say that a list takes no copied rows."""

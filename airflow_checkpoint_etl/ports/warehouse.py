@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
-
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.ports.lane import Claim, Floor, LaneSpec, LaneState, Note, Run
     from airflow_checkpoint_etl.ports.rows import Rows
@@ -147,13 +145,6 @@ class Warehouse(Protocol):
         """Begin a new life at the warehouse's frontier: it was restored, and what it says is true.
 
         Returns the claim in the new life, whose fence and generation are above the floor.
-        """
-        ...
-
-    def accept(self, schema: pa.Schema) -> None:
-        """Check that rows of this schema fit the target exactly, creating it when asked to.
-
-        Raises TypeMismatchError or PreflightError, with the DDL of a missing table.
         """
         ...
 

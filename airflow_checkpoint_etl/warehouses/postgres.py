@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
-    import pyarrow as pa
-
     from airflow_checkpoint_etl.endpoints import PostgresWarehouse
     from airflow_checkpoint_etl.frames import Columns
     from airflow_checkpoint_etl.ports import (
@@ -87,10 +85,6 @@ class PostgresWarehouseAdapter:
         """Create or migrate the ledger; check the target and the role's privileges on it."""
         self._ledger.prepare()
         self._target.check(self._control.connection)
-
-    def accept(self, schema: pa.Schema) -> None:
-        """Check that rows of this schema fit the target exactly, creating it when asked to."""
-        self._loading.accept(schema)
 
     def copy_faults(self, columns: Columns) -> list[str]:
         """Say why rows with these columns cannot be copied into the target as they are."""

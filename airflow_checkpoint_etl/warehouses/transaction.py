@@ -93,7 +93,16 @@ class LoadTransaction:
 
     # --- what is loaded has to fit ---------------------------------------------------------------
 
-    def accept(self, schema: pa.Schema) -> None:
+    def copy_faults(self, columns: Columns) -> list[str]:
+        """Say why rows with these columns cannot be copied into the target as they are."""
+        return self._frames.faults(self._control.connection, columns)
+
+    @property
+    def accepted_facts(self) -> TargetFacts | None:
+        """What is known of the target since rows were accepted; None before."""
+        return self._target.accepted_facts or self._frames.accepted_facts
+
+    def _accept(self, schema: pa.Schema) -> None:
         """Check that rows of this schema fit the target exactly, creating it when asked to."""
         if self._schema is not None and self._schema.equals(schema, check_metadata=True):
             return
@@ -105,15 +114,6 @@ class LoadTransaction:
             )
             raise PreflightError(message)
         self._note(facts, schema)
-
-    def copy_faults(self, columns: Columns) -> list[str]:
-        """Say why rows with these columns cannot be copied into the target as they are."""
-        return self._frames.faults(self._control.connection, columns)
-
-    @property
-    def accepted_facts(self) -> TargetFacts | None:
-        """What is known of the target since rows were accepted; None before."""
-        return self._target.accepted_facts or self._frames.accepted_facts
 
     def _accept_copied(self, columns: Columns) -> None:
         self._note(self._frames.accept(self._control.connection, columns), schema_of(columns))
@@ -141,7 +141,7 @@ class LoadTransaction:
             if isinstance(table, Frames):
                 self._accept_copied(table.columns)
             else:
-                self.accept(table.schema)
+                self._accept(table.schema)
 
         def write(ledger_id: int) -> _Written:
             failpoint("load.before_rows")
