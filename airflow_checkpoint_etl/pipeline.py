@@ -1,4 +1,4 @@
-"""The value objects a DAG author writes: a pipeline, its source, its warehouse.
+"""The value objects a DAG author writes: a pipeline; its source and its warehouse are in :mod:`.endpoints`.
 
 They are frozen, hold connection ids and never connections, and validate themselves, so that bad
 input fails when the DAG file is parsed. Strings in them are Jinja templates;
