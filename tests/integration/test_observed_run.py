@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,23 +15,17 @@ import jsonschema
 import psycopg
 import pytest
 
-from airflow_checkpoint_etl.demo.servers import HOST
+from tests.statsd import StatsdListener
 from tests.support import ORDERS, World
 
 ROOT = Path(__file__).resolve().parents[2]
 FACET = ROOT / "docs" / "openlineage" / "CheckpointRunFacet.json"
+RUN_EVENT = Path(__file__).with_name("openlineage_run_event.json")
 
 
 def connection_uri(dsn):
     parts = psycopg.conninfo.conninfo_to_dict(dsn)
     return "postgres://{user}@{host}:{port}/{dbname}".format(**parts)
-
-
-def datagrams(listener):
-    listener.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            yield from listener.recv(65536).decode().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +36,11 @@ def observed(postgres_server, valkey_server, tmp_path_factory):
     world = World(*dsns, None)
     world.fetch(ORDERS, at="source")
     world.insert(1000)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        listener.bind((HOST, 0))
-        environment = {
+    with StatsdListener() as listener:
+        environment = listener.environment | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             "AIRFLOW__API__BASE_URL": "https://airflow.example.org/team/",
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": HOST,
-            "AIRFLOW__METRICS__STATSD_PORT": str(listener.getsockname()[1]),
-            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
             "AIRFLOW__OPENLINEAGE__NAMESPACE": "tests",
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
                 {"type": "file", "log_file_path": str(home / "events"), "append": True}
@@ -71,10 +58,10 @@ def observed(postgres_server, valkey_server, tmp_path_factory):
             timeout=240,
         )
         assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-        lines = list(datagrams(listener))
+        sent = listener.heard()
     told = json.loads(run.stdout.strip().splitlines()[-1])
     events = [json.loads(line) for line in (home / "events").read_text().splitlines()]
-    yield told | {"events": events, "statsd": lines, "home": home, "world": world}
+    yield told | {"events": events, "statsd": sent, "home": home, "world": world}
     with psycopg.connect(postgres_server.dsn(), autocommit=True) as connection:
         for name in ("observed_shop", "observed_dwh"):
             connection.execute(f"drop database {name} with (force)")
@@ -89,16 +76,12 @@ def test_the_run_ends_well_and_every_row_is_there_once(observed):
 
 
 def metrics(observed, name, **tags):
-    """The values sent under a name, of the lines that carry these tags."""
-    found = []
-    for line in observed["statsd"]:
-        match = re.fullmatch(r"airflow\.([^,:]+)((?:,[^,=]+=[^,=]+)*):([^|]+)\|(\w+)", line)
-        if match is None or match[1] != f"checkpoint_etl.{name}":
-            continue
-        sent = dict(pair.split("=") for pair in match[2].split(",")[1:])
-        if tags.items() <= sent.items():
-            found.append((float(match[3]), match[4]))
-    return found
+    """The values sent under a name, and their kinds, of those that carry these tags."""
+    return [
+        (sent.value, sent.kind)
+        for sent in observed["statsd"]
+        if sent.name == f"checkpoint_etl.{name}" and tags.items() <= sent.tags.items()
+    ]
 
 
 @pytest.mark.parametrize("stage", ["extract", "transform", "load"])
@@ -323,8 +306,49 @@ def test_the_facet_says_which_chunks_a_try_did_and_which_it_found(observed):
     assert facet("COMPLETE")["generation"] == 1
 
 
+@pytest.fixture(scope="module")
+def specification():
+    """OpenLineage's, as far as our events make use of it: its client ships no schema."""
+    dialect = jsonschema.Draft202012Validator
+    return dialect(json.loads(RUN_EVENT.read_text()), format_checker=dialect.FORMAT_CHECKER)
+
+
+def test_every_event_keeps_to_the_specification(observed, specification):
+    assert len(observed["events"]) >= 8
+    for event in observed["events"]:
+        specification.validate(event)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda event: event.pop("run"), "'run' is a required property"),
+        (lambda event: event.update(eventTime="yesterday"), "'yesterday' is not a 'date-time'"),
+        (lambda event: event["run"].update(runId="7"), "'7' is not a 'uuid'"),
+        (lambda event: event["job"].pop("namespace"), "'namespace' is a required property"),
+        (
+            lambda event: event["run"]["facets"]["checkpointEtl"].pop("_schemaURL"),
+            "'_schemaURL' is a required property",
+        ),
+        (
+            lambda event: event["outputs"][0]["outputFacets"]["outputStatistics"].update(
+                size="big"
+            ),
+            "'big' is not of type 'integer'",
+        ),
+    ],
+)
+def test_an_event_beside_the_specification_would_be_found(
+    observed, specification, spoil, complaint
+):
+    (event,) = copy.deepcopy(events(observed, "load", "COMPLETE"))
+    spoil(event)
+    with pytest.raises(jsonschema.ValidationError, match=re.escape(complaint)):
+        specification.validate(event)
+
+
 def test_every_event_is_one_for_the_clients_own_classes(observed):
-    """OpenLineage's client ships no schema; its classes check times, ids, producers and URLs."""
+    """They check times, ids, producers and URLs."""
     from openlineage.client import event_v2
 
     for event in observed["events"]:

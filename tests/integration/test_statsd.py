@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from airflow_checkpoint_etl.demo.servers import HOST
 from airflow_checkpoint_etl.observability.metrics import METRICS
+from tests.statsd import StatsdListener
 
 ROOT = Path(__file__).resolve().parents[2]
 LETTERS = {"counter": "c", "gauge": "g", "timer": "ms"}
+COUNTED = {"fenced": 1, "busy": 1, "quarantined": 3}
 SEND = """
 from airflow_checkpoint_etl.observability.metrics import MetricsObserver
 from tests.observers import one_of_each
@@ -29,49 +27,26 @@ for event in one_of_each():
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory):
-    """The lines that arrive, by the metric's name: its value, its kind and its tags."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind((HOST, 0))
-        statsd = {
-            "STATSD_ON": "True",
-            "STATSD_HOST": HOST,
-            "STATSD_PORT": str(listener.getsockname()[1]),
-            "STATSD_INFLUXDB_ENABLED": "True",
-        }
-        environment = {f"AIRFLOW__METRICS__{name}": value for name, value in statsd.items()}
-        environment |= {
+    """What arrives, by the metric's name."""
+    with StatsdListener() as listener:
+        environment = listener.environment | {
             "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
             "PYTHONPATH": str(ROOT),
         }
         subprocess.run(
             [sys.executable, "-c", SEND], env=os.environ | environment, check=True, timeout=120
         )
-        listener.setblocking(False)
-        lines = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                lines += listener.recv(65536).decode().splitlines()
-    found = {}
-    for line in lines:
-        ours = re.fullmatch(r"airflow\.(checkpoint_etl[^,:]+),([^:]+):([^|]+)\|(\w+)", line)
-        if ours is not None:
-            tags = dict(pair.split("=") for pair in ours[2].split(","))
-            found[ours[1]] = (float(ours[3]), ours[4], tags)
-    return found
+        return {sent.name: sent for sent in listener.heard()}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_every_metric_arrives_as_the_kind_it_is_listed_as(heard, metric):
-    _, kind, tags = heard[metric.name]
-    assert kind == LETTERS[metric.kind]
-    own = {"dag_id", "task_id", "pipeline", "part", "stage"} | set(metric.tags)
-    assert set(tags) == own
-    assert (tags["pipeline"], tags["part"]) == ("orders", "eu")
+    sent = heard[metric.name]
+    assert sent.kind == LETTERS[metric.kind]
+    assert set(sent.tags) == {"dag_id", "task_id", "pipeline", "part", "stage"} | set(metric.tags)
+    assert (sent.tags["pipeline"], sent.tags["part"]) == ("orders", "eu")
 
 
 def test_fenced_and_busy_attempts_and_quarantined_records_are_counted(heard):
-    assert [heard[f"checkpoint_etl.{name}"][0] for name in ("fenced", "busy", "quarantined")] == [
-        1,
-        1,
-        3,
-    ]
+    counts = {name: heard[f"checkpoint_etl.{name}"].value for name in COUNTED}
+    assert counts == COUNTED
