@@ -1,69 +1,57 @@
 """One loop per stage: read, effect, advance.
 
-Nobody but this module advances a frontier. It knows the ports and the protocol and nothing of
-Airflow; its steps carry the letters of docs/protocol.md (A acquire, R reconcile, E, T, L, D, G).
+Nobody but this module, and ``transfer`` for all stages at once, advances a frontier. It knows the ports
+and the protocol and nothing of Airflow; its steps carry the letters of docs/protocol.md (E, T and L).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_checkpoint_etl import cursor as cursors
-from airflow_checkpoint_etl import forms, guarantee
+from airflow_checkpoint_etl import forms
 from airflow_checkpoint_etl.ahead import Ahead
+from airflow_checkpoint_etl.attempt_runner import AttemptRunner
 from airflow_checkpoint_etl.beside import Beside
 from airflow_checkpoint_etl.chunk_files import ChunkFiles
-from airflow_checkpoint_etl.collect import collect
 from airflow_checkpoint_etl.errors import (
-    CancelledError,
     CopiedChunkError,
-    FencedError,
     ManifestConflictError,
     PreflightError,
     StagedChunkError,
-    StageWaitingError,
     TooManyRejectedError,
     ValueNotCarriedError,
 )
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.frames import Frames
-from airflow_checkpoint_etl.goals import Goals
-from airflow_checkpoint_etl.lease import LeaseKeeper
-from airflow_checkpoint_etl.notes import Notes, noted
-from airflow_checkpoint_etl.ports import LaneSpec, Read, Run
-from airflow_checkpoint_etl.progress import Progress
+from airflow_checkpoint_etl.notes import noted
+from airflow_checkpoint_etl.ports import Read
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.quarantine import Tally
-from airflow_checkpoint_etl.recovery import Recovery, now
+from airflow_checkpoint_etl.recovery import now
 from airflow_checkpoint_etl.sweep import is_swept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from airflow_checkpoint_etl.attempt import Attempt
     from airflow_checkpoint_etl.frames import Form
-    from airflow_checkpoint_etl.observer import Observer
-    from airflow_checkpoint_etl.ports import Claim, Ports
-    from airflow_checkpoint_etl.progress import Summary
+    from airflow_checkpoint_etl.ports import Claim, Ports, Run
+    from airflow_checkpoint_etl.progress import Progress, Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
     from airflow_checkpoint_etl.staging.codec import StagedFile
     from airflow_checkpoint_etl.transform import Transformer
 
 log = logging.getLogger(__name__)
 
-_CONFLICTS: Final = 5
-"""Reconciliations without a chunk that is new between them before the attempt gives up."""
 _COLLECT_SECONDS: Final = 60.0
-_INTERRUPT_SECONDS: Final = 0.2
 
 
-class StageRunner:
+class StageRunner(AttemptRunner):
     """Runs one attempt of a stage to the run's target.
 
     Args:
@@ -75,23 +63,16 @@ class StageRunner:
     def __init__(
         self, ports: Ports, attempt: Attempt, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._ports, self._attempt, self._clock = ports, attempt, clock
-        self._lane = attempt.lane
-        self._recovery = Recovery(ports, attempt.lane, attempt.lease)
-        self._notes = Notes(ports.warehouse, attempt)
-        self._goals = Goals(ports, attempt, self._recovery, clock, self._notes.waits)
+        super().__init__(ports, attempt, clock)
         self._beside = Beside(ports, attempt, self._goals, self._pause, clock)
         self._files = ChunkFiles(ports.staging, attempt.lane)
-        self._stop = threading.Event()
-        self._keeper: LeaseKeeper | None = None
         self._transformer: Transformer | None = None
         self._form: Form = "arrow"
         self._reading: Ahead[Read]
 
     def stop(self) -> None:
         """Ask the attempt to end: sets the flags; running statements are interrupted."""
-        self._stop.set()
-        self._ports.source.cancel()
+        super().stop()
         if self._transformer is not None:
             self._transformer.cancel()
 
@@ -242,133 +223,6 @@ class StageRunner:
             self._collect()
             return progress.summary()
 
-    @staticmethod
-    def _begin(progress: Progress, frontier: Frontier, run: Run, kept: int) -> None:
-        sweeping = not is_swept(frontier.swept, run.swept)
-        progress.begin(frontier, run, kept, sweeping=sweeping)
-
-    def _pause(self, seconds: float) -> None:
-        self._stop.wait(seconds)
-        self._check()
-
-    # --- A: acquire ----------------------------------------------------------------------------
-
-    def _preflight(self) -> None:
-        """Everything that can be known to be wrong is found here, before anything is written."""
-        for warning in self._ports.checkpoints.preflight():
-            log.warning("%s", warning)
-        self._ports.staging.preflight()
-        self._ports.warehouse.preflight()
-
-    def _survey(self) -> LaneSpec:
-        """Look at the source, and return what its lane is made with and compared with."""
-        facts = self._ports.source.preflight()
-        self._preflight()
-        settings = self._attempt.settings
-        promised = guarantee.of(
-            facts.promise,
-            write=settings.get("write", "append"),
-            on_error=self._attempt.policy.on_error,
-        )
-        log.info("extract %s: settle=%s; %s", self._lane, facts.settle, promised)
-        return LaneSpec(
-            self._lane,
-            self._attempt.fingerprint,
-            facts.start,
-            facts.identity,
-            {**settings, "settle": facts.settle, "guarantee": str(promised)},
-            facts.accepts_reset,
-        )
-
-    def _spec(self) -> LaneSpec:
-        return LaneSpec(self._lane, self._attempt.fingerprint, cursors.BEGIN)
-
-    @contextlib.contextmanager
-    def _working(
-        self,
-        stage: Stage,
-        spec: LaneSpec,
-        prepare: Callable[[Claim], Claim] | None = None,
-        observer: Observer | None = None,
-    ) -> Iterator[tuple[Claim, Progress]]:
-        attempt = self._attempt
-        observer = observer or attempt.observer
-        progress = Progress(self._lane, stage, attempt.progress_seconds, self._clock, observer)
-        claim = self._ports.warehouse.acquire(spec, stage, attempt.owner, attempt.lease)
-        log.debug("%s %s: fence %s", stage, self._lane, claim.fence)
-        self._notes.begin(claim, progress)
-        try:
-            if prepare is not None:
-                # Taking rows back may outlast the lease.
-                with LeaseKeeper(self._ports.warehouse, claim, attempt.lease):
-                    claim = prepare(claim)
-            with (
-                LeaseKeeper(self._ports.warehouse, claim, attempt.lease) as self._keeper,
-                self._interrupting(),
-            ):
-                yield claim, progress
-            self._notes.done()
-        except StageWaitingError:
-            raise  # deferred, and no failure
-        except Exception as error:
-            progress.failed(CancelledError() if self._stop.is_set() else error)
-            if self._stop.is_set():  # whatever the interrupted statement raised, this is the reason
-                message = (
-                    f"{stage} of {self._lane} was stopped; everything committed so far is kept"
-                )
-                raise CancelledError(message) from None
-            raise
-        finally:
-            # Best effort: a lease that is not released runs out by itself. Twice, because a connection
-            # that broke unnoticed is replaced only after a statement failed on it.
-            for _ in range(2):
-                with contextlib.suppress(Exception):
-                    self._ports.warehouse.release(claim)
-                    break
-
-    @contextlib.contextmanager
-    def _interrupting(self) -> Iterator[None]:
-        """Once asked to stop, interrupt statements until the block ends.
-
-        Again and again: an interrupt that arrives an instant before its statement does nothing. From a
-        thread: the asking comes from a signal handler, which must not wait for a server.
-        """
-        ended = threading.Event()
-
-        def interrupt() -> None:
-            while not ended.wait(_INTERRUPT_SECONDS):
-                if self._stop.is_set():
-                    with contextlib.suppress(Exception):
-                        self._ports.cancel()
-
-        thread = threading.Thread(target=interrupt, name=f"stop-{self._lane}", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join(timeout=10.0)
-
-    def _check(self) -> None:
-        """Between two chunks: were we asked to stop, or taken over?"""
-        self._notes.moved()
-        if self._stop.is_set():
-            raise CancelledError
-        if self._keeper is not None and self._keeper.lost:
-            raise FencedError
-
-    def _confirm(self, claim: Claim) -> None:
-        """A stage is green only if nobody took it over or rewound the lane while it worked.
-
-        The load need not ask: its run is marked done under its fence.
-        """
-        if not self._ports.warehouse.heartbeat(claim, self._attempt.lease):
-            message = (
-                f"{claim.stage} of {self._lane} was taken over by a newer attempt, or the lane was "
-                f"rewound, while this attempt (fence {claim.fence}) worked; what it committed before counts"
-            )
-            raise FencedError(message)
-
     def _confirm_staged(self, claim: Claim, frontier: Frontier) -> None:
         """With followers, green also says that they find a chain: after it nobody would mend one."""
         if self._attempt.following is None or self._recovery.continues(claim, frontier):
@@ -379,34 +233,6 @@ class StageRunner:
             "cut anew); trying again mends it"
         )
         raise ManifestConflictError(message)
-
-    def _conflict(self, conflict: ManifestConflictError, before: int) -> int:
-        if before + 1 >= _CONFLICTS:
-            message = (
-                f"{self._lane}: the checkpoint store lost its record {_CONFLICTS} times while the stage "
-                "made no progress; see to the store (does it evict keys? do others write to it?), then "
-                "try again"
-            )
-            raise ManifestConflictError(message) from conflict
-        log.warning("%s; reconciling with the warehouse", conflict)
-        return before + 1
-
-    def _budget_is_spent(self, progress: Progress, started: float) -> bool:
-        rows, seconds = self._attempt.max_rows, self._attempt.max_seconds
-        return progress.chunks > 0 and (
-            (rows is not None and progress.rows_in >= rows)
-            or (seconds is not None and self._clock() - started >= seconds)
-        )
-
-    def _shorten(self, claim: Claim, progress: Progress, frontier: Frontier) -> Run:
-        self._ports.warehouse.shorten(claim, frontier.cursor)
-        progress.target = frontier.cursor
-        log.info(
-            "extract %s: the budget of this run is spent at %s; the next run goes on from there",
-            self._lane,
-            cursors.display(frontier.cursor),
-        )
-        return Run(progress.first, frontier.cursor, frontier.incarnation, frontier.swept)
 
     # --- E1-E3, T1-T3: making chunks -----------------------------------------------------------
 
@@ -523,7 +349,7 @@ class StageRunner:
             self._files.mark_unfit(chunk)
             raise
 
-    # --- L, L6 and G ------------------------------------------------------------------------------
+    # --- L ----------------------------------------------------------------------------------
 
     def _load_chunk(
         self,
@@ -550,25 +376,3 @@ class StageRunner:
         else:
             progress.chunk(chunk, loaded.rows, loaded.rejected)
         return advanced
-
-    def _note_loaded(self, checkpoint: Checkpoint) -> None:
-        """L6: the checkpoint store's copy of the load frontier, best effort."""
-        failpoint("load.before_note")
-        try:
-            self._ports.checkpoints.note_loaded(self._lane, checkpoint)
-        except Exception as error:  # noqa: BLE001  the warehouse has it; the store is rebuilt from there
-            log.warning(
-                "load %s: the checkpoint store did not take the load frontier (%s); the warehouse has it",
-                self._lane,
-                type(error).__name__,
-            )
-
-    def _collect(self) -> None:
-        """G: best effort as well; the next run collects what this one left."""
-        try:
-            removed = collect(self._ports, self._lane, self._attempt.grace)
-        except Exception as error:  # noqa: BLE001  collection must not fail a load that is done
-            log.warning("collecting staged chunks failed (%s); the next run does it", error)
-        else:
-            if removed:
-                log.info("load %s: removed %s staged file(s) of loaded chunks", self._lane, removed)

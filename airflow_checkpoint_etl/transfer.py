@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_checkpoint_etl import forms
+from airflow_checkpoint_etl.attempt_runner import AttemptRunner
 from airflow_checkpoint_etl.errors import ManifestConflictError
 from airflow_checkpoint_etl.failpoints import failpoint
 from airflow_checkpoint_etl.notes import noted
 from airflow_checkpoint_etl.observer import SILENT
 from airflow_checkpoint_etl.protocol import Chunk, Stage
 from airflow_checkpoint_etl.recovery import now
-from airflow_checkpoint_etl.runner import StageRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from airflow_checkpoint_etl.attempt import Attempt
-    from airflow_checkpoint_etl.frames import Columns
+    from airflow_checkpoint_etl.frames import Columns, Form
     from airflow_checkpoint_etl.ports import Claim, Loaded, Ports, Run, Source
     from airflow_checkpoint_etl.progress import Progress, Summary
     from airflow_checkpoint_etl.protocol import Checkpoint, Frontier
@@ -46,7 +46,7 @@ _WATCH_SECONDS: Final = 0.2
 _END_SECONDS: Final = 15.0
 
 
-class TransferRunner(StageRunner):
+class TransferRunner(AttemptRunner):
     """Runs one attempt of a transfer to the run's target.
 
     Args:
@@ -54,7 +54,7 @@ class TransferRunner(StageRunner):
         attempt: who works on what.
         preoperator: statements to run in the transaction of the lane's very first chunk, before its rows;
             they must leave the target empty. A resumed transfer never runs them again.
-        options: as for :class:`StageRunner`.
+        options: as for :class:`AttemptRunner`.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class TransferRunner(StageRunner):
     ) -> None:
         super().__init__(ports, replace(attempt, form="copy"), **options)
         self._preoperator = tuple(preoperator)
+        self._form: Form = "copy"
 
     @noted(Stage.LOAD)
     def transfer(self) -> Summary:

@@ -31,14 +31,13 @@ from airflow_checkpoint_etl.protocol import Stage
 from airflow_checkpoint_etl.range_plans import MAIN_PART, is_planned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from airflow.providers.openlineage.extractors.base import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_checkpoint_etl.pipeline import Pipeline
     from airflow_checkpoint_etl.range_plans import ClosedPlan
-    from airflow_checkpoint_etl.runner import StageRunner
 
 
 class CheckpointPlannerOperator(CheckpointStageOperator):
@@ -163,9 +162,9 @@ class CheckpointClosePlanOperator(CheckpointPlannerOperator):
 class _OfPlan(CheckpointStageOperator):
     """A stage of a plan's part, or of the main lane where nothing was planned."""
 
-    def _run(self, runner: StageRunner) -> Summary:
+    def _run(self, work: Callable[[], Summary]) -> Summary:
         try:
-            return super()._run(runner)
+            return super()._run(work)
         except PlanEndedError as ended:
             if not ended.loaded:
                 raise

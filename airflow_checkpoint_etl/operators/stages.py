@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import socket
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 from airflow.providers.common.compat.sdk import (
@@ -41,12 +42,16 @@ if TYPE_CHECKING:
 
     from airflow.sdk import AssetAlias, Context
 
+    from airflow_checkpoint_etl.attempt_runner import AttemptRunner
     from airflow_checkpoint_etl.frames import Form
     from airflow_checkpoint_etl.observer import Observer
     from airflow_checkpoint_etl.operators.following import Neighbours
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
     from airflow_checkpoint_etl.transform import Transformer
+
+    Work = tuple[AttemptRunner, Callable[[], Summary]]
+    """An attempt's runner, and which of its stages to run."""
 
 OnBusy = Literal["wait", "skip", "fail"]
 
@@ -97,7 +102,7 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
         self.busy_timeout = busy_timeout
         self.follow = follow
         self.declared_id = pipeline.pipeline_id
-        self._runner: StageRunner | None = None
+        self._runner: AttemptRunner | None = None
         self._killed = False
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -135,10 +140,10 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
                 ports = CheckpointHook(self.pipeline).ports()
                 try:
                     attempt = self._attempt(context, observer, neighbours)
-                    self._runner = self._runner_for(ports, attempt)
+                    self._runner, work = self._prepare(ports, attempt)
                     if self._killed:  # while the ports were being made
                         self._runner.stop()
-                    summary = self._run(self._runner)
+                    summary = self._run(work)
                     self._ask_guarantee(ports)
                 finally:
                     self._describe(ports)
@@ -187,15 +192,15 @@ class CheckpointStageOperator(LineageMixin, BaseOperator):
             **self._options(),
         )
 
-    def _runner_for(self, ports: Ports, attempt: Attempt) -> StageRunner:
-        return StageRunner(ports, attempt)
+    def _prepare(self, ports: Ports, attempt: Attempt) -> Work:
+        raise NotImplementedError
+
+    def _run(self, work: Callable[[], Summary]) -> Summary:
+        return work()
 
     def _options(self) -> dict[str, Any]:
         """What this stage alone can be told."""
         return {}
-
-    def _run(self, runner: StageRunner) -> Summary:
-        raise NotImplementedError
 
     def _finished(self, context: Context, summary: Summary) -> None:  # noqa: ARG002  the load's
         """What to tell Airflow once the stage is done."""
@@ -346,8 +351,9 @@ class CheckpointExtractOperator(CheckpointStageOperator):
             return "arrow"
         return self.pipeline.untransformed_form
 
-    def _run(self, runner: StageRunner) -> Summary:
-        return runner.extract()
+    def _prepare(self, ports: Ports, attempt: Attempt) -> Work:
+        runner = StageRunner(ports, attempt)
+        return runner, runner.extract
 
 
 class CheckpointTransformOperator(CheckpointStageOperator):
@@ -431,8 +437,9 @@ class CheckpointTransformOperator(CheckpointStageOperator):
         with self._transformer.at_work():
             return super()._execute(context, waiting_since)
 
-    def _run(self, runner: StageRunner) -> Summary:
-        return runner.transform(self._transformer)
+    def _prepare(self, ports: Ports, attempt: Attempt) -> Work:
+        runner = StageRunner(ports, attempt)
+        return runner, partial(runner.transform, self._transformer)
 
 
 class CheckpointLoadOperator(CheckpointStageOperator):
@@ -449,8 +456,9 @@ class CheckpointLoadOperator(CheckpointStageOperator):
         self._alias = pipeline_alias(pipeline.pipeline_id)
         self.outlets = [*(self.outlets or []), self._alias]
 
-    def _run(self, runner: StageRunner) -> Summary:
-        return runner.load()
+    def _prepare(self, ports: Ports, attempt: Attempt) -> Work:
+        runner = StageRunner(ports, attempt)
+        return runner, runner.load
 
     def _finished(self, context: Context, summary: Summary) -> None:
         super()._finished(context, summary)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from airflow_checkpoint_etl.attempt import Attempt
     from airflow_checkpoint_etl.frames import Form
+    from airflow_checkpoint_etl.operators.stages import Work
     from airflow_checkpoint_etl.ports import Ports
     from airflow_checkpoint_etl.progress import Summary
-    from airflow_checkpoint_etl.runner import StageRunner
 
 
 class CheckpointTransferOperator(CheckpointExtractOperator):
@@ -136,7 +136,7 @@ class CheckpointTransferOperator(CheckpointExtractOperator):
                 "leave one of them out",
             )
 
-    def _runner_for(self, ports: Ports, attempt: Attempt) -> StageRunner:
+    def _prepare(self, ports: Ports, attempt: Attempt) -> Work:
         if self.preoperator and self.part != "default":
             msg = "preoperator"
             raise invalid(
@@ -145,11 +145,8 @@ class CheckpointTransferOperator(CheckpointExtractOperator):
                 f"part {self.part!r} shares the target with other parts, whose rows it would take away",
                 "run it in a task of its own before them",
             )
-        return TransferRunner(ports, attempt, _statements(self.preoperator))
-
-    def _run(self, runner: StageRunner) -> Summary:
-        assert isinstance(runner, TransferRunner)  # noqa: S101  made above
-        return runner.transfer()
+        runner = TransferRunner(ports, attempt, _statements(self.preoperator))
+        return runner, runner.transfer
 
     def _finished(self, context: Context, summary: Summary) -> None:
         super()._finished(context, summary)
