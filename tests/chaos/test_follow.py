@@ -17,7 +17,7 @@ from airflow_checkpoint_etl.protocol import Stage
 from tests.chaos.harness_arena import FAST_SEED, SEEDS, STORES, Arena, any_transform, dice
 from tests.chaos.harness_checks import assert_sound
 from tests.chaos.harness_drive import Injection
-from tests.chaos.harness_points import RUN, TOGETHER, plain_points, reach_of
+from tests.chaos.harness_points import COPY, RUN, TOGETHER, plain_points, reach_of
 from tests.chaos.harness_together import Together, assert_little_rework
 
 pytestmark = pytest.mark.xdist_group("follow")  # they share an arena
@@ -78,6 +78,15 @@ def test_the_stages_work_at_once(arena, store):
     assert run.most_at_once == 3
 
 
+def rewind(case):
+    """Take everything after the second chunk back, as a person would."""
+    ((point,),) = case.fetch(
+        f"select high from checkpoint_etl.ledger where pipeline = '{case.name}' and seq = 2"
+    )
+    with case.admin() as admin:
+        admin.rewind(point, delete_rows=True, dry_run=False)
+
+
 def is_done(case):
     return case.fetch(f"select done from checkpoint_etl.run where pipeline = '{case.name}'") == [
         (True,)
@@ -86,7 +95,8 @@ def is_done(case):
 
 def loaded(case):
     ((seq,),) = case.fetch(
-        f"select coalesce(max(seq), 0) from checkpoint_etl.ledger where pipeline = '{case.name}'"
+        "select coalesce(max(seq), 0) from checkpoint_etl.ledger "
+        f"where pipeline = '{case.name}' and rewound_at is null"
     )
     return seq
 
@@ -140,6 +150,22 @@ def hands():
 @pytest.mark.parametrize(("where", "points"), hands(), ids=lambda value: "+".join([*value]))
 def test_a_kill_in_every_stage_while_the_others_work_costs_no_row(arena, where, points):
     kill_one_in_each(arena, where, points, FAST_SEED)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ("copy.after_bound", "transform.before_append", "copy.before_rows"),
+        ("copy.after_describe", "transform.after_append", "load.before_commit"),
+        ("extract.after_stage", "transform.after_acquire", "load.after_commit"),
+        ("extract.before_append", "transform.after_begin", "load.before_note"),
+    ],
+    ids="+".join,
+)
+def test_a_kill_in_every_stage_costs_no_row_in_copy_form_either(arena, store, points):
+    case = case_of(arena, store, **COPY.options)
+    wrong = {reach_of(point).step: [at(point)] for point in points}
+    check(Together(arena.attempts, case, wrong))
 
 
 @pytest.mark.chaos
@@ -293,6 +319,30 @@ def test_a_run_that_is_reprocessed_takes_its_rows_back_while_the_others_wait(are
     case.clear_number, case.attempt = 1, {"on_clear": "reprocess"}
     check(Together(arena.attempts, case, steps=("load", "transform", "extract")), rework=False)
     assert len(case.ledger()) == 8
+
+
+def test_a_rewind_while_the_stages_work_ends_their_run_and_the_next_one_starts_from_there(
+    arena, store
+):
+    case = case_of(arena, store, write="append")
+
+    def on_stop(step, attempt):
+        if loaded(case) < 3:
+            return False
+        rewind(case)
+        return True
+
+    stopped = [at("extract.before_read", 4, "stop")]
+    run = Together(arena.attempts, case, {"extract": stopped}, on_stop=on_stop)
+    run.drive()
+    ended = {"FencedError", "RewoundError", "UpstreamFailedError"}
+    assert set(run.failed) == set(RUN), run.history  # none is green
+    assert {outcome.error for outcome in run.failed.values()} <= ended, run.history
+    assert loaded(case) == 2
+    again = Together(arena.attempts, case, run="run_2")
+    again.drive()
+    assert not again.failed, again.history
+    assert_sound(again.history, bounded_rework=False)
 
 
 # --- back-pressure ---------------------------------------------------------------------------------
