@@ -100,10 +100,12 @@ def test_a_celery_worker_that_loses_power_costs_the_chunks_at_hand_and_no_row(se
         before = ledger(dwh)
         assert len(killed) > 1, "it had tasks at work"
         assert len(before) < PARTS * CHUNKS
-        assert api.wait_run("parts", run_id, 500) == "success"
+        ended = api.wait_run("parts", run_id, 500)
+        tasks = api.tasks("parts", run_id)
+        assert ended == "success", [task for task in tasks if task.state != "success"]
         tries = {
             (int(task.map_index), task.task_id.removeprefix("etl.")): task.try_number
-            for task in api.tasks("parts", run_id)
+            for task in tasks
         }
 
     after = ledger(dwh)
