@@ -37,7 +37,7 @@ class Plan:
     histories: tuple[int, ...] = (0, 1000, 10_000)
     probe: int = 6
     chunks: int = 50
-    seconds: float = 150.0
+    seconds: float = 600.0
 
 
 SMALL: Final = Plan(lanes=100, histories=(0, 100, 1000), probe=10, chunks=20)
