@@ -155,7 +155,7 @@ def _time(seconds: float) -> str:
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.2g} s"
 
 
 def _bytes(count: float) -> str:
