@@ -168,7 +168,10 @@ def test_a_deferred_stage_is_woken_for_several_chunks_or_for_one_that_stays():
 
 
 def test_the_trigger_comes_back_as_it_was_sent():
-    from airflow.sdk.serde import deserialize, serialize
+    try:
+        from airflow.sdk.serde import deserialize, serialize
+    except ModuleNotFoundError:  # before Airflow 3.2 it is elsewhere
+        from airflow.serialization.serde import deserialize, serialize
 
     from airflow_checkpoint_etl.hooks.following import Place
     from airflow_checkpoint_etl.operators.following import Neighbours
