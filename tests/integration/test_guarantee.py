@@ -140,7 +140,7 @@ def promised(world: World) -> str:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_configuration_says_what_it_guarantees(two_databases, caplog, name):
     source, warehouse, expected = CONFIGURATIONS[name]
-    caplog.set_level(logging.INFO, logger="airflow_checkpoint_etl.runner")
+    caplog.set_level(logging.INFO, logger="airflow_checkpoint_etl")
     target = {"table": f"target_{len(name)}_{name.count(',')}", **warehouse}
     world = World(
         *two_databases,
