@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,16 @@ CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
+def python():
     """The interpreter of an environment with the oldest Airflow and this package."""
-    home = tmp_path_factory.mktemp("oldest")
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    interpreter = home / "bin" / "python"
-    install = [interpreter, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, f"{ROOT}[test]"]
-    subprocess.run(install, check=True)
-    return interpreter
+    # Not in pytest's own temporary folder: the sessions started below are newer ones, which clear old folders.
+    with tempfile.TemporaryDirectory(prefix="checkpoint-etl-oldest-") as home:
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        interpreter = Path(home) / "bin" / "python"
+        package = f"{ROOT}[test]"
+        install = [interpreter, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, package]
+        subprocess.run(install, check=True)
+        yield interpreter
 
 
 @pytest.mark.parametrize(
