@@ -6,7 +6,6 @@ import contextlib
 import re
 import socket
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from airflow_checkpoint_etl.demo.servers import HOST
@@ -65,9 +64,7 @@ class StatsdListener:
                 name=line["name"],
                 value=float(line["value"]),
                 kind=line["kind"],
-                tags=MappingProxyType(
-                    dict(pair.split("=", 1) for pair in line["tags"].split(",")[1:])
-                ),
+                tags=dict(pair.split("=", 1) for pair in line["tags"].split(",")[1:]),
             )
             for line in found
             if line is not None and line["name"].startswith("checkpoint_etl.")

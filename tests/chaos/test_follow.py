@@ -78,15 +78,6 @@ def test_the_stages_work_at_once(arena, store):
     assert run.most_at_once == 3
 
 
-def rewind(case):
-    """Take everything after the second chunk back, as a person would."""
-    ((point,),) = case.fetch(
-        f"select high from checkpoint_etl.ledger where pipeline = '{case.name}' and seq = 2"
-    )
-    with case.admin() as admin:
-        admin.rewind(point, delete_rows=True, dry_run=False)
-
-
 def is_done(case):
     return case.fetch(f"select done from checkpoint_etl.run where pipeline = '{case.name}'") == [
         (True,)
@@ -329,7 +320,7 @@ def test_a_rewind_while_the_stages_work_ends_their_run_and_the_next_one_starts_f
     def on_stop(step, attempt):
         if loaded(case) < 3:
             return False
-        rewind(case)
+        case.act("rewind", "by_hand", 1)
         return True
 
     stopped = [at("extract.before_read", 4, "stop")]
